@@ -1,0 +1,36 @@
+# Two commands: `make demo` and `make test`. Both make .venv by themselves and can be repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One OpenMP thread per process unless a process asks for more: with several processes on few cores, OpenMP pools
+# that each take every core slow everything down by more than ten times.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: install demo test test-long lint bench clean
+install: $(STAMP)
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/medvista demo $(ARGS)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+test: lint
+	$(BIN)/python -m pytest -m 'not long and not gpu'
+
+test-long: lint
+	$(BIN)/python -m pytest -m 'not gpu'
+
+clean:
+	rm -rf $(VENV) runs

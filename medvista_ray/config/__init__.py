@@ -1,0 +1,1 @@
+"""One frozen dataclass per component, and the loader."""

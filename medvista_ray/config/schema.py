@@ -1,0 +1,269 @@
+"""Every setting, its default, its unit and its bound. Defaults live here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medvista_ray.errors import ConfigError
+
+
+def _check(ok: bool, key: str, value: object, bound: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key} must be {bound}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """The vision-language model."""
+
+    path: str = "builtin:tiny_base"  # a Hugging Face folder (Qwen3-VL or Qwen2.5-VL family) or the shipped base
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"  # auto = cuda where there is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which tasks, and how many."""
+
+    source: str = "demo"  # demo | pocket | a folder with tasks.jsonl and images
+    families: tuple[str, ...] = ("zoom", "window", "structure", "measure")
+    weights: tuple[float, ...] = (0.40, 0.35, 0.15, 0.10)  # share of each family in training
+    num_tasks: int = 1024  # tasks of one training epoch
+    num_held_out: int = 240  # per family
+
+    def __post_init__(self) -> None:
+        _check(len(self.families) > 0, "data.families", self.families, "at least one family")
+        _check(len(self.weights) >= len(self.families), "data.weights", self.weights, "one per family")
+        _check(self.num_tasks >= 1, "data.num_tasks", self.num_tasks, ">= 1")
+        _check(self.num_held_out >= 1, "data.num_held_out", self.num_held_out, ">= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvConfig:
+    """The environment: tools, limits, deadlines."""
+
+    target: str = "medvista_ray.envs.medical_vqa:MedicalVQAEnv"
+    tools: tuple[str, ...] = ("zoom", "window_level", "measure", "flip_rotate")  # built-in names, or pkg.module:Class
+    offer_tools: bool = True
+    tool_prompt: Literal["names", "schemas"] = "schemas"
+    list_choices: bool = True  # write the choices of a closed question into the prompt
+    view_size_px: int = 448  # longest side of what the policy is shown
+    max_turns: int = 6
+    max_action_tokens: int = 512
+    max_context_tokens: int = 8192
+    tool_timeout_s: float = 10.0
+    episode_timeout_s: float = 120.0
+    group_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for key in ("view_size_px", "max_turns", "max_action_tokens", "max_context_tokens"):
+            _check(getattr(self, key) >= 1, f"env.{key}", getattr(self, key), ">= 1")
+        for key in ("tool_timeout_s", "episode_timeout_s", "group_timeout_s"):
+            _check(getattr(self, key) > 0, f"env.{key}", getattr(self, key), "> 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """How groups are sampled."""
+
+    group_size: int = 8
+    temperature: float = 1.0  # training refuses top_p, top_k and penalties: they have no field
+    num_shards: int = 2
+    slots_per_shard: int = 8  # groups that one shard runs at once
+    blob_cache_mb: int = 256  # encoded images that one process keeps
+
+    def __post_init__(self) -> None:
+        _check(self.group_size >= 2, "rollout.group_size", self.group_size, ">= 2")
+        _check(self.temperature > 0, "rollout.temperature", self.temperature, "> 0")
+        _check(self.num_shards >= 1, "rollout.num_shards", self.num_shards, ">= 1")
+        _check(self.slots_per_shard >= 1, "rollout.slots_per_shard", self.slots_per_shard, ">= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferConfig:
+    """The ledger and its leases (docs/protocol.md)."""
+
+    groups_per_step: int = 8
+    max_staleness: int = 2  # policy versions
+    max_concurrent: int = 16  # groups reserved or running
+    ack_wait_s: float = 600.0  # until an unacknowledged lease goes back
+    max_attempts: int = 3  # executions of one group after dead shards
+    max_issues: int = 4  # issues of one task before it fails as too slow
+    max_deliver: int = 4  # hand-outs of one group
+    converged_groups: int = 0  # filtered groups in a row that end the run; 0 = never
+
+    def __post_init__(self) -> None:
+        _check(self.groups_per_step >= 1, "buffer.groups_per_step", self.groups_per_step, ">= 1")
+        _check(self.max_staleness >= 0, "buffer.max_staleness", self.max_staleness, ">= 0 policy versions")
+        _check(self.max_concurrent >= 1, "buffer.max_concurrent", self.max_concurrent, ">= 1")
+        _check(self.ack_wait_s > 0, "buffer.ack_wait_s", self.ack_wait_s, "> 0 seconds")
+        for key in ("max_attempts", "max_issues", "max_deliver"):
+            _check(getattr(self, key) >= 1, f"buffer.{key}", getattr(self, key), ">= 1")
+        _check(self.converged_groups >= 0, "buffer.converged_groups", self.converged_groups, ">= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig:
+    """The engines."""
+
+    engine: Literal["transformers"] = "transformers"
+    num_engines: int = 1
+    max_batch: int = 64  # sequences in one generate batch
+    num_threads: int = 1  # torch threads of one engine; two OpenMP pools on two cores starve each other
+
+    def __post_init__(self) -> None:
+        for key in ("num_engines", "max_batch", "num_threads"):
+            _check(getattr(self, key) >= 1, f"inference.{key}", getattr(self, key), ">= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerConfig:
+    """The policy-gradient update."""
+
+    world_size: int = 1  # FSDP2 ranks
+    num_threads: int = 1
+    lr: float = 1e-6
+    warmup_steps: int = 5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    minibatches: int = 1  # optimizer updates per train step
+    microbatch_tokens: int = 8192  # padded tokens of one forward
+    loss: Literal["grpo", "dapo", "dr_grpo", "gspo"] = "grpo"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    importance_cap: float = 2.0  # truncated importance sampling; 0 = off
+    kl_coefficient: float = 0.0  # against the initial weights
+    max_logprob_diff: float = 1e-3  # parity bound in float32
+
+    def __post_init__(self) -> None:
+        _check(self.world_size >= 1, "learner.world_size", self.world_size, ">= 1")
+        _check(self.num_threads >= 1, "learner.num_threads", self.num_threads, ">= 1")
+        _check(self.lr > 0, "learner.lr", self.lr, "> 0")
+        _check(self.minibatches >= 1, "learner.minibatches", self.minibatches, ">= 1")
+        _check(self.microbatch_tokens >= 1, "learner.microbatch_tokens", self.microbatch_tokens, ">= 1")
+        _check(0 < self.clip_low < 1, "learner.clip_low", self.clip_low, "in (0, 1)")
+        _check(self.clip_high > 0, "learner.clip_high", self.clip_high, "> 0")
+        _check(self.kl_coefficient >= 0, "learner.kl_coefficient", self.kl_coefficient, ">= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig:
+    """Supervised fine-tuning on cold-start trajectories."""
+
+    steps: int = 400
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup_steps: int = 20
+    min_lr_ratio: float = 0.1
+    num_threads: int = 2
+    max_grad_norm: float = 1.0
+    microbatch_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "num_threads"):
+            _check(getattr(self, key) >= 1, f"sft.{key}", getattr(self, key), ">= 1")
+        _check(self.lr > 0, "sft.lr", self.lr, "> 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdStartConfig:
+    """Where SFT data come from."""
+
+    source: str = "expert"  # expert | a trajectories folder written by `medvista`
+    num_trajectories: int = 4096
+    right_share: float = 0.35  # how often the scripted expert looks at the right place
+
+    def __post_init__(self) -> None:
+        _check(self.num_trajectories >= 1, "coldstart.num_trajectories", self.num_trajectories, ">= 1")
+        _check(0 <= self.right_share <= 1, "coldstart.right_share", self.right_share, "in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out evaluation."""
+
+    samples_per_item: int = 2
+    max_concurrent: int = 96  # episodes at once
+    num_threads: int = 2
+    bootstrap_draws: int = 2000
+
+    def __post_init__(self) -> None:
+        for key in ("samples_per_item", "max_concurrent", "num_threads", "bootstrap_draws"):
+            _check(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Length of a run, checkpoints, what is kept."""
+
+    num_epochs: int = 1
+    checkpoint_every: int = 50  # train steps
+    keep_last: int = 2
+    probe_every: int = 10  # publishes between parity probes
+    record_every: int = 20  # every n-th committed group goes into the run directory
+    max_recorded: int = 200  # trajectories kept in the run directory
+    no_progress_s: float = 300.0  # watchdog
+    max_resumes: int = 3  # resumes without a new checkpoint before the run fails
+
+    def __post_init__(self) -> None:
+        for key in ("num_epochs", "checkpoint_every", "keep_last", "probe_every", "record_every", "max_resumes"):
+            _check(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), ">= 1")
+        _check(self.no_progress_s > 0, "train.no_progress_s", self.no_progress_s, "> 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Ray: where it is, and what each actor asks for."""
+
+    address: str = ""  # empty = RAY_ADDRESS, else a Ray started for this run on this machine
+    engine_cpus: float = 1.0
+    engine_gpus: float = 0.0
+    learner_cpus: float = 1.0
+    learner_gpus: float = 0.0
+    shard_cpus: float = 0.25
+    start_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        _check(self.shard_cpus > 0, "cluster.shard_cpus", self.shard_cpus, "> 0")
+        _check(self.start_timeout_s > 0, "cluster.start_timeout_s", self.start_timeout_s, "> 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One run."""
+
+    run_name: str = "run"
+    out: str = "runs"  # the run directory is out/run_name
+    mode: Literal["ray", "local"] = "ray"
+    seed: int = 0
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.run_name.strip()), "run_name", self.run_name, "a non-empty name")
+        capacity = self.rollout.num_shards * self.rollout.slots_per_shard
+        _check(
+            self.buffer.max_concurrent <= capacity,
+            "buffer.max_concurrent",
+            self.buffer.max_concurrent,
+            f"<= rollout.num_shards * rollout.slots_per_shard = {capacity}",
+        )
+
+
+def section_as_dict(section: Any) -> dict[str, Any]:
+    """Return the fields of one section as plain values, for records and reports."""
+    from dataclasses import asdict
+
+    return asdict(section)
