@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medvista_ray.rollout.advantage import group_advantages
 
 rewards_of_a_group = st.lists(st.floats(-10, 10, allow_nan=False), min_size=2, max_size=16)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medvista_ray.rollout.batching import make_batch_cutter
 from medvista_ray.types.messages import Task
 from medvista_ray.types.samples import TrainingSample
