@@ -1,48 +1,47 @@
-"""Make torchvision importable beside a CPU build of torch. Knows nothing of this package.
+"""Make the ordinary torchvision wheel importable next to a CPU build of torch.
 
-The published torchvision wheel is built for CUDA. Beside CPU torch its import fails, because two operator schemas
-(`torchvision::nms`, `torchvision::qnms`) are missing; transformers needs torchvision for its Qwen-VL processors.
-Declaring the two schemas is enough for everything but those operators themselves. Called by every leaf of ours that
-imports transformers, so it also holds in child processes; it imports no torch until torchvision is imported.
+That wheel is built for CUDA: beside a CPU torch its import stops at two operator schemas that do not exist. Declaring
+them is enough for what image processors use (pure Python over torch). Owns one import hook; loads torch only when
+somebody imports torchvision.
 """
 
 from __future__ import annotations
 
 import importlib.abc
-import importlib.machinery
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_LIBRARIES: list[Any] = []  # a torch.library.Library lives as long as its schemas are needed
+_MISSING_OPERATORS = ("nms", "qnms")
+_libraries: list[Any] = []  # an operator lives as long as the library that declares it
 
 
 class _TorchvisionFinder(importlib.abc.MetaPathFinder):
-    """Declares the schemas right before torchvision is first imported, then steps aside."""
+    """Declare the missing operators right before the first import of torchvision, then step aside."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname == "torchvision":
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name == "torchvision":
             sys.meta_path.remove(self)
-            _declare_missing_operators()
+            _declare_operators()
         return None
 
 
-def _declare_missing_operators() -> None:
+def _declare_operators() -> None:
     import torch
 
-    if torch.version.cuda is not None or torch.version.hip is not None:
+    if torch.version.cuda is not None or _libraries:
         return
-    library = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
+    make_library: Any = torch.library.Library  # untyped in torch
+    library = make_library("torchvision", "DEF")
+    for operator in _MISSING_OPERATORS:
         library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARIES.append(library)
+    _libraries.append(library)
 
 
 def install() -> None:
-    """Install the finder once; does nothing when torchvision is already imported."""
+    """Install the import hook once; every module that imports transformers calls this first."""
     if "torchvision" in sys.modules or any(isinstance(finder, _TorchvisionFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _TorchvisionFinder())
