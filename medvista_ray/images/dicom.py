@@ -31,7 +31,7 @@ def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
     """Read one frame; MONOCHROME1 is turned the right way round; `ImageError` says what is wrong."""
     import pydicom
     from pydicom.errors import InvalidDicomError
-    from pydicom.pixels import apply_modality_lut, convert_color_space
+    from pydicom.pixels import apply_modality_lut
 
     try:
         dataset = pydicom.dcmread(path)
@@ -43,9 +43,7 @@ def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
         pixels = pixels[frame]
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if samples == 3:
-        if photometric.startswith("YBR_FULL"):
-            pixels = convert_color_space(pixels, photometric, "RGB")
-        values = pixels.astype(np.uint8)
+        values = pixels.astype(np.uint8)  # pydicom has turned YBR into RGB already
     else:
         values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float32)
         if photometric == "MONOCHROME1":

@@ -148,7 +148,9 @@ def load_renderer(folder: Path) -> QwenRenderer:
     """Make the renderer of a policy folder; `ConfigError` for another family or an incomplete folder."""
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
-            raise ConfigError(f"policy.path: {folder} has no {name}; take a whole Hugging Face folder of a Qwen-VL model")
+            raise ConfigError(
+                f"policy.path: {folder} has no {name}; take a whole Hugging Face folder of a Qwen-VL model"
+            )
     family = json.loads((folder / "config.json").read_text()).get("model_type")
     if family not in _FAMILIES:
         raise ConfigError(f"policy.path: {folder} holds a {family!r} model; supported families: {', '.join(_FAMILIES)}")
@@ -162,5 +164,5 @@ def _make_tokenizer(raw: dict[str, Any], added_tokens: list[dict[str, Any]]) -> 
         raise MissingPackageError("tokenizers is not installed: pip install 'medvista-ray[train]'") from error
     try:
         return Tokenizer.from_str(json.dumps({**raw, "added_tokens": added_tokens, "post_processor": None}))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception for a bad file
+    except Exception as error:
         raise RenderError(f"tokenizer.json cannot be read: {error}") from error
