@@ -26,6 +26,11 @@ class ImageFeatures:
     hidden: torch.Tensor  # [N, D]
     deepstack: tuple[torch.Tensor, ...] = ()  # [N, D] for each of the first decoder layers; empty for Qwen2.5-VL
 
+    @property
+    def size_bytes(self) -> int:
+        """Return the memory of the features."""
+        return self.hidden.nbytes + sum(layer.nbytes for layer in self.deepstack)
+
     def split(self, num_features: Sequence[int]) -> list[ImageFeatures]:
         """Return one record per image; each owns its memory."""
         hidden = torch.split(self.hidden, list(num_features))

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvista_ray.errors import ImageError
 from medvista_ray.images.codec import decode
 from medvista_ray.policy import torchvision_shim
 from medvista_ray.types.messages import PNG_MIME
 
+MAX_ASPECT_RATIO = 200  # the stock processor accepts no more
 _JPEG_MAGIC = b"\xff\xd8"
 
 
@@ -65,8 +67,12 @@ def concatenate(images: Sequence[PreparedImages]) -> PreparedImages:
 
 
 def decode_view(data: bytes) -> np.ndarray:
-    """Decode what a policy is shown to uint8 [H, W, 3]; `ImageError` unless it is a PNG or a JPEG."""
-    return decode(data, "image/jpeg" if data.startswith(_JPEG_MAGIC) else PNG_MIME)
+    """Decode what a policy is shown to uint8 [H, W, 3]; `ImageError` unless it is a PNG or a JPEG of sane shape."""
+    pixels = decode(data, "image/jpeg" if data.startswith(_JPEG_MAGIC) else PNG_MIME)
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ImageError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT_RATIO} times the other")
+    return pixels
 
 
 class ImageProcessor:
@@ -106,17 +112,30 @@ class ImageProcessor:
         return [digest for digest in dict.fromkeys(digests) if digest not in self._cache]
 
     def prepare_encoded(self, digests: Iterable[str], encoded: Mapping[str, bytes]) -> dict[str, PreparedImages]:
-        """Return one record for each digest, from the cache or from its bytes; `KeyError` without either."""
+        """Return one record for each digest, from the cache or from its bytes; `ImageError` for the first bad one."""
+        found, failed = self.try_prepare_encoded(digests, encoded)
+        for error in failed.values():
+            raise error
+        return found
+
+    def try_prepare_encoded(
+        self, digests: Iterable[str], encoded: Mapping[str, bytes]
+    ) -> tuple[dict[str, PreparedImages], dict[str, ImageError]]:
+        """Return a record or an error for each digest, from the cache or from its bytes; `KeyError` without either."""
         wanted = list(dict.fromkeys(digests))
-        new = [digest for digest in wanted if digest not in self._cache]
-        made: dict[str, PreparedImages] = {}
-        if new:
-            pixels = [decode_view(encoded[digest]) for digest in new]
-            made = dict(zip(new, self.prepare(pixels).split(), strict=True))
-        found = {digest: made[digest] if digest in made else self._cache[digest] for digest in wanted}
+        pixels: dict[str, np.ndarray] = {}
+        failed: dict[str, ImageError] = {}
+        for digest in wanted:
+            if digest not in self._cache:
+                try:
+                    pixels[digest] = decode_view(encoded[digest])
+                except ImageError as error:
+                    failed[digest] = error
+        made = dict(zip(pixels, self.prepare(list(pixels.values())).split(), strict=True)) if pixels else {}
+        found = {digest: made.get(digest) or self._cache[digest] for digest in wanted if digest not in failed}
         for digest, image in found.items():
             self._keep(digest, image)
-        return found
+        return found, failed
 
     def _keep(self, digest: str, image: PreparedImages) -> None:
         if digest in self._cache:

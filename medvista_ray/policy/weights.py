@@ -96,5 +96,5 @@ def weights_checksum(weights: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name].detach().to("cpu").contiguous()
         summed.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        summed.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        summed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return summed.hexdigest()

@@ -1,0 +1,1 @@
+"""Engines that sample actions, batching around them, and routing to them."""
