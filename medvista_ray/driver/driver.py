@@ -1,0 +1,367 @@
+"""The driver of a run: starts the loops, ends them in order, writes checkpoints, goes on after the learner has died.
+
+    tasks --> DISPATCH --run_group--> env pool --commit--> BUFFER <--fetch, ack-- learner <--train_step-- TRAIN
+                 |  ^                                      |    ^                                           |
+              admit |receipt                            read    '------------------publish------------- PUBLISH
+                 v  |                                      v                                               |
+               ledger                                    RECORD --> run directory         engines <--stage, swap
+                                  WATCH: expire, recover, no progress
+
+    loop      consumes              produces                      waits for                     unblocked by
+    dispatch  tasks, issues again   running groups, receipts      capacity, a swap, a task      a receipt, a publish
+    group     one admitted task     a committed group             its shard                     commit, death, deadline
+    train     ready groups          a train step                  a batch of ready groups       a receipt, expiry
+    publish   a train report        policy_version + 1            staging, admission            engines, dispatch
+    watch     time                  expired leases, recoveries    its period                    the clock
+    record    the journal           recorded trajectories         a record                      a receipt
+
+No loop waits without an end: every wait polls as well, and the watchdog fails a run in which nothing moves. Publishing
+is part of the train loop, so a batch, its train step and its version come one after the other. Data never pass through
+here, only receipts, leases and reports; what the record loop reads goes straight to the sink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvista_ray.driver.checkpoint import (
+    Border,
+    DriverRecord,
+    check_same_run,
+    find_checkpoint,
+    learner_folder,
+    list_checkpoints,
+    load_border,
+    save_checkpoint,
+)
+from medvista_ray.driver.dispatch import Dispatcher
+from medvista_ray.driver.owner import TaskOwner
+from medvista_ray.driver.parts import Clock, DriverConfig, DriverParts, Probe, RunEnd, RunOutcome, Sink
+from medvista_ray.driver.publisher import Publisher
+from medvista_ray.driver.recorder import Recorder
+from medvista_ray.driver.state import RunState
+from medvista_ray.driver.telemetry import Telemetry
+from medvista_ray.driver.train_loop import TrainLoop
+from medvista_ray.driver.watchdog import Watchdog
+from medvista_ray.errors import ConfigError, LearnerDiedError, MedVistaError, RunFailedError
+from medvista_ray.types.delivery import ConsumerSettings
+from medvista_ray.types.protocols import TaskSource
+
+_log = logging.getLogger(__name__)
+_STOP_GRACE_S = 5.0  # for the train step under way; with groups and checkpoint a stop takes less than 10 s
+_STOP_GROUPS_S = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Life:
+    """The loops between a start or resume and the next; none of their state outlives the learner's."""
+
+    state: RunState
+    owner: TaskOwner
+    publisher: Publisher
+    dispatcher: Dispatcher
+    watchdog: Watchdog
+    recorder: Recorder | None
+    border: Border | None = None  # in lock-step: the newest moment between train steps
+
+
+class Driver:
+    """Runs tasks through env shards, buffer and learner until they end, the policy converges or somebody stops it."""
+
+    def __init__(
+        self,
+        *,
+        config: DriverConfig,
+        parts: DriverParts,
+        tasks: TaskSource,
+        telemetry: Telemetry,
+        checkpoints: Path,  # folder of this run's checkpoints
+        clock: Clock = time.monotonic,
+        probe: Probe | None = None,
+        sink: Sink | None = None,
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._tasks = tasks
+        self._telemetry = telemetry
+        self._folder = checkpoints
+        self._clock = clock
+        self._probe = probe
+        self._sink = sink
+        self._stop = asyncio.Event()
+        self._checkpoint: Path | None = None  # the newest of this run; an older run's in the same folder never counts
+        self._num_resumes = 0  # since that checkpoint
+        self._batch_ids: list[str] = []  # trained in the life that has just ended, for the message
+        self._lock_step = config.buffer.max_staleness == 0
+        self._num_tasks = len(tasks) * config.train.num_epochs
+
+    # --- what a recipe calls
+    async def run(self) -> RunOutcome:
+        """Run to the end; the first exception of any loop ends the run and arrives with its own type.
+
+        Raises:
+            NoProgressError: nothing has moved for `train.no_progress_s`.
+            RunFailedError: the learner died and there is nothing to go on from, or it keeps dying.
+        """
+        if self._checkpoint is None and list_checkpoints(self._folder):
+            raise ConfigError(f"{self._folder} holds checkpoints of an earlier run: resume it, or give another folder")
+        while True:
+            try:
+                return await self._live()
+            except LearnerDiedError as error:
+                self._count_resume(error)
+
+    def request_stop(self) -> None:
+        """Ask the run to stop at the next border between train steps; call it in the thread of the event loop."""
+        self._stop.set()
+
+    async def resume(self, checkpoint: Path) -> None:
+        """Let `run` go on from a checkpoint, or from the newest one in a run directory.
+
+        Raises:
+            ConfigError: there is no complete checkpoint, or it belongs to other tasks.
+        """
+        path = await asyncio.to_thread(find_checkpoint, Path(checkpoint))
+        check_same_run((await asyncio.to_thread(load_border, path)).record, self._identity())
+        self._checkpoint = path
+        _log.info("going on from %s", path)
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "seed": self._config.seed,
+            "num_tasks": len(self._tasks),
+            "group_size": self._config.rollout.group_size,
+        }
+
+    def _count_resume(self, error: LearnerDiedError) -> None:
+        limit = self._config.train.max_resumes
+        batches = ", ".join(self._batch_ids) or "none"
+        if self._checkpoint is None:
+            raise RunFailedError(
+                f"the learner died before the first checkpoint, there is nothing to go on from: {error}. "
+                "Start the run again, with a smaller train.checkpoint_every"
+            ) from error
+        if self._num_resumes >= limit:
+            raise RunFailedError(
+                f"the learner died again after {limit} resumes from {self._checkpoint.name} (train.max_resumes): "
+                f"{error}. Batches trained since then: {batches}"
+            ) from error
+        self._num_resumes += 1
+        _log.warning(
+            "the learner died (%s), resume %d of %d from %s", error, self._num_resumes, limit, self._checkpoint
+        )
+
+    # --- one life
+    def _make_life(self) -> _Life:
+        config, parts, state, owner = self._config, self._parts, RunState(), TaskOwner()
+        publisher = Publisher(
+            parts=parts,
+            state=state,
+            telemetry=self._telemetry,
+            max_logprob_diff=config.learner.max_logprob_diff,
+            probe_every=config.train.probe_every,
+            probe=self._probe,
+        )
+        watchdog = Watchdog(
+            parts=parts,
+            state=state,
+            telemetry=self._telemetry,
+            publisher=publisher,
+            clock=self._clock,
+            no_progress_s=config.train.no_progress_s,
+            num_tasks=self._num_tasks,
+        )
+        dispatcher = Dispatcher(
+            config=config,
+            parts=parts,
+            tasks=self._tasks,
+            state=state,
+            owner=owner,
+            telemetry=self._telemetry,
+            recover=watchdog.recover_all,
+            clock=self._clock,
+        )
+        recorder = self._sink and Recorder(
+            buffer=parts.buffer,
+            state=state,
+            sink=self._sink,
+            record_every=config.train.record_every,
+            max_recorded=config.train.max_recorded,
+        )
+        return _Life(
+            state=state,
+            owner=owner,
+            publisher=publisher,
+            dispatcher=dispatcher,
+            watchdog=watchdog,
+            recorder=recorder,
+        )
+
+    async def _live(self) -> RunOutcome:
+        """Start or resume, run the loops, end them."""
+        life = self._make_life()
+        self._batch_ids = life.state.batch_ids
+        try:
+            start = life.owner.start(self._start(life), name="start")
+            await life.owner.wait(start, or_event=self._stop)
+            if not start.done():
+                return await self._finish(life, is_at_border=False)
+            train = self._start_loops(life)
+            await life.owner.wait(train, or_event=self._stop)
+            is_at_border = train.done() or await self._reach_border(life, train)
+            await self._halt(life)
+            return await self._finish(life, is_at_border=is_at_border)
+        finally:
+            await life.owner.cancel_all()
+            await self._stop_groups(life)  # nothing runs any more unless the run has failed
+
+    async def _start(self, life: _Life) -> None:
+        """Bring learner, ledger and engines to one version; nothing is admitted before."""
+        state, parts = life.state, self._parts
+        running: dict[str, int] = {}
+        if self._checkpoint is None:
+            state.incarnation = (await parts.buffer.status()).incarnation
+        else:
+            running = await self._restore(life, self._checkpoint)
+        settings = ConsumerSettings(
+            groups_per_step=self._config.buffer.groups_per_step,
+            max_staleness=self._config.buffer.max_staleness,
+            world_size=self._config.learner.world_size,
+        )
+        attached = await parts.buffer.attach(settings, incarnation=state.incarnation)
+        state.fence, state.policy_version = attached.fence, attached.policy_version
+        await life.publisher.start()
+        await life.dispatcher.reissue(running)
+        if self._lock_step:
+            life.border = await self._capture(life)
+
+    async def _restore(self, life: _Life, path: Path) -> dict[str, int]:
+        """Take learner, ledger and counters back to a checkpoint; return the groups that ran then, with attempts."""
+        border = await asyncio.to_thread(load_border, path)
+        record = border.record
+        await self._parts.learner.load_checkpoint(learner_folder(path))
+        life.state.incarnation = await self._parts.buffer.cut(
+            border.snapshot, contained_batch_ids=record.batch_ids, policy_version=record.policy_version
+        )
+        life.state.next_task = record.next_task
+        self._telemetry.restore(record.counters)
+        self._telemetry.count("driver/resumes/count")
+        if life.recorder is not None:
+            life.recorder.cursor = record.reader_cursor
+            life.recorder.num_seen, life.recorder.num_recorded = record.num_seen, record.num_recorded
+        return record.running
+
+    def _start_loops(self, life: _Life) -> asyncio.Task[None]:
+        """Start every loop; return the train loop, whose end is the end of the run."""
+
+        async def at_border() -> None:
+            await self._at_border(life)
+
+        train = TrainLoop(
+            parts=self._parts,
+            state=life.state,
+            telemetry=self._telemetry,
+            publisher=life.publisher,
+            at_border=at_border,
+            clock=self._clock,
+        )
+        life.state.made_progress(self._clock())
+        life.owner.start(life.dispatcher.run(), name="dispatch")
+        life.owner.start(life.watchdog.run(), name="watch")
+        if life.recorder is not None:
+            life.owner.start(life.recorder.run(), name="record")
+        return life.owner.start(train.run(), name="train")
+
+    # --- borders and checkpoints
+    async def _at_border(self, life: _Life) -> None:
+        """Between two train steps, admission held: remember this moment, write a checkpoint when one is due."""
+        is_due = life.state.policy_version % self._config.train.checkpoint_every == 0
+        if is_due or self._lock_step:
+            life.border = await self._capture(life)
+            if is_due:
+                await self._save(life, life.border)
+
+    async def _capture(self, life: _Life) -> Border:
+        state, recorder = life.state, life.recorder
+        snapshot = await self._parts.buffer.snapshot()
+        record = DriverRecord(
+            seed=self._config.seed,
+            num_tasks=len(self._tasks),
+            group_size=self._config.rollout.group_size,
+            policy_version=state.policy_version,
+            incarnation=state.incarnation,
+            next_task=state.next_task,
+            running={group_id: group.attempt for group_id, group in state.running.items()},
+            batch_ids=list(state.batch_ids),
+            counters=self._telemetry.state(),
+            reader_cursor=recorder.cursor if recorder else (0, 0),
+            num_seen=recorder.num_seen if recorder else 0,
+            num_recorded=recorder.num_recorded if recorder else 0,
+        )
+        return Border(record=record, snapshot=snapshot)
+
+    async def _save(self, life: _Life, border: Border) -> None:
+        keep_last = self._config.train.keep_last
+        self._checkpoint = await save_checkpoint(self._folder, border, self._parts.learner, keep_last=keep_last)
+        self._num_resumes = 0
+        life.state.batch_ids.clear()
+        _log.info("checkpoint %s", self._checkpoint)
+
+    # --- the end
+    async def _reach_border(self, life: _Life, train: asyncio.Task[None]) -> bool:
+        """Let the train step under way end; False when it takes too long and is abandoned."""
+        life.state.stopping = True
+        life.state.signal.notify()
+        deadline = asyncio.timeout(_STOP_GRACE_S)
+        try:
+            async with deadline:
+                await life.owner.wait(train)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            _log.warning("the train step takes longer than %g s and is abandoned; no new checkpoint", _STOP_GRACE_S)
+            train.cancel()
+            await asyncio.gather(train, return_exceptions=True)
+            return False
+        return True
+
+    async def _halt(self, life: _Life) -> None:
+        """End every loop and group. The ledger keeps the groups as running, so a resume issues them under their ids."""
+        life.state.stopping = True
+        async with life.state.hold_admission("stop"):  # never between an admission and its answer
+            await life.owner.cancel_all()
+        await self._stop_groups(life)
+
+    async def _stop_groups(self, life: _Life) -> None:
+        deadline = asyncio.timeout(_STOP_GROUPS_S)
+        try:
+            async with deadline:
+                await life.dispatcher.stop_groups()
+        except (TimeoutError, MedVistaError) as error:  # the run ends either way, and for a reason that matters more
+            _log.warning("not every group could be stopped: %s: %s", type(error).__name__, error)
+
+    async def _finish(self, life: _Life, *, is_at_border: bool) -> RunOutcome:
+        """Write the last checkpoint and sum up."""
+        state = life.state
+        if is_at_border:
+            # A lock-step run that was stopped goes back to its border, so that the same groups run side by side again.
+            border = life.border if self._lock_step and not state.data_ended else await self._capture(life)
+            assert border is not None
+            await self._save(life, border)
+            if life.recorder is not None and state.data_ended:
+                await life.recorder.drain()
+        end = RunEnd.STOPPED
+        if state.data_ended:
+            end = RunEnd.CONVERGED if state.converged else RunEnd.END_OF_DATA
+        status = await self._parts.buffer.status()
+        self._telemetry.show(status, num_tasks=self._num_tasks, waits=state.waits)
+        return RunOutcome(
+            end=end,
+            policy_version=state.policy_version,
+            checkpoint=self._checkpoint,
+            summary=self._telemetry.summary(status),
+        )
