@@ -114,6 +114,7 @@ class BufferStatus:
     fence: int
     num_filtered_in_a_row: int
     admission_ended: bool
+    failed_reasons: Mapping[str, int] = field(default_factory=dict)  # too_slow, too_many_attempts, … -> groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

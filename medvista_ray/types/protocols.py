@@ -112,6 +112,7 @@ class JournalPage:
     entries: tuple[tuple[int, TrajectoryGroup | tuple[str, str]], ...]  # (record number, group | (group_id, end state))
     cursor: tuple[int, int]  # (incarnation, record number) to read on from
     rewound: bool = False
+    num_taken: int = 0  # committed groups between the cursor and this page's that retention has taken
 
 
 class ReplayBuffer(Protocol):

@@ -1,0 +1,1 @@
+"""Ready groups and their leases: the ledger, its journal, the replay buffer. Knows records; no clock, no task."""
