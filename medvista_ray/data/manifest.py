@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from medvista_ray.errors import DataError, MissingPackageError
 
 Split = Literal["train", "held_out"]
@@ -59,12 +61,7 @@ class ManifestEntry:
 def load_manifest() -> tuple[ManifestEntry, ...]:
     """Read the manifest that ships with the package."""
     document = json.loads(resources.files("medvista_ray.data").joinpath("manifest.json").read_text())
-    return tuple(
-        ManifestEntry(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()},
-        )
-        for entry in document["entries"]
-    )
+    return tuple(msgspec.convert(entry, ManifestEntry) for entry in document["entries"])
 
 
 def select_entries(source: str, split: Split, family: str) -> tuple[ManifestEntry, ...]:

@@ -62,7 +62,7 @@ def draw_cut(
     min_share: float = 0.6,
     turn: bool = True,
 ) -> Cut:
-    """Cut a square of `min_share` to 1 of the shorter side, resize it to `side_px`; flip and turn it unless told not to."""
+    """Cut a square of `min_share` to 1 of the shorter side and resize it; flip and turn it unless told not to."""
     array = image.values if use_values else image.pixels
     if array is None:
         raise DataError(f"data.source: {image.source} has no values of more than 8 bits")
@@ -97,9 +97,13 @@ def change_gain(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 def draw_ring(rng: np.random.Generator, pixels: np.ndarray, center: tuple[int, int]) -> None:
     """Draw a green ring of radius 21 to 25 px around (x, y) into uint8 [H, W, 3], in place."""
     radius, width = rng.uniform(21.0, 25.0), rng.uniform(3.0, 4.5)
-    rows, columns = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
-    distance = np.sqrt((rows - center[1]) ** 2 + (columns - center[0]) ** 2)
-    pixels[(distance <= radius) & (distance > radius - width)] = RING_COLOUR
+    x, y = center
+    reach = 26
+    top, left = max(0, y - reach), max(0, x - reach)
+    part = pixels[top : y + reach + 1, left : x + reach + 1]
+    rows, columns = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+    distance = np.sqrt((rows - y) ** 2 + (columns - x) ** 2)
+    part[(distance <= radius) & (distance > radius - width)] = RING_COLOUR
 
 
 def encode_pixels(

@@ -61,8 +61,8 @@ def box_from_thousandths(box: Sequence[float], width: int, height: int) -> Box:
 def downscale(pixels: np.ndarray, longest_side: int) -> np.ndarray:
     """Shrink to at most `longest_side` pixels; never enlarges.
 
-    An exact block mean, rounded down, when the factor is a whole number (then equal sums of blocks give equal views);
-    else Pillow's box filter.
+    The mean of whole blocks (Pillow's `reduce`) when the factor is a whole number: then equal sums of blocks give equal
+    views, bit for bit. Else Pillow's box filter.
     """
     height, width = pixels.shape[:2]
     longest = max(height, width)
@@ -70,11 +70,10 @@ def downscale(pixels: np.ndarray, longest_side: int) -> np.ndarray:
         return pixels
     factor = longest // longest_side
     if longest % longest_side == 0 and height % factor == 0 and width % factor == 0:
-        blocks = pixels.reshape(height // factor, factor, width // factor, factor, -1).astype(np.uint32)
-        means = blocks.sum(axis=(1, 3)) // (factor * factor)
-        return means.astype(np.uint8).reshape(height // factor, width // factor, *pixels.shape[2:])
+        blocks: np.ndarray = np.array(Image.fromarray(pixels).reduce(factor))
+        return blocks
     size = (max(1, round(width * longest_side / longest)), max(1, round(height * longest_side / longest)))
-    resized: np.ndarray = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    resized: np.ndarray = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
     return resized
 
 
@@ -95,6 +94,6 @@ def crop_and_scale(pixels: np.ndarray, box: Box, longest_side: int) -> tuple[np.
     else:
         size = tuple(max(1, round(side * longest_side / longest)) for side in (x1 - x0, y1 - y0))
         method = Image.Resampling.BILINEAR if longest < longest_side else Image.Resampling.BOX
-        scaled = np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize((size[0], size[1]), method))
+        scaled = np.array(Image.fromarray(np.ascontiguousarray(crop)).resize((size[0], size[1]), method))
     scale_x, scale_y = (x1 - x0) / scaled.shape[1], (y1 - y0) / scaled.shape[0]
     return scaled, Transform(coefficients=(scale_x, 0.0, float(x0), 0.0, scale_y, float(y0)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from medvista_ray.data.scene import FULL_PX, VIEW_PX, Pool, change_gain, draw_cut, draw_ring, encode_pixels
+from medvista_ray.data.source_images import SourceImage
 from medvista_ray.images.geometry import downscale
 from medvista_ray.types.messages import Choice, Reference, Task
 from medvista_ray.types.protocols import TaskRecord
@@ -51,13 +54,13 @@ class StructurePools:
 
 def make_structure_pools(pool: Pool) -> StructurePools:
     """Sort a pool by answer, so that every answer is drawn equally often; a missing answer is left out."""
-    planes = {plane: _where(pool, lambda image, plane=plane: image.plane == plane) for plane in PLANES}
-    planes = {
-        plane: Pool(sources=tuple(group for group in found.sources if len(group) > 1))
-        for plane, found in planes.items()
-        if found is not None and any(len(group) > 1 for group in found.sources)
-    }
-    modalities = {name: _where(pool, lambda image, name=name: image.modality == name) for name in MODALITIES}
+    planes: dict[str, Pool] = {}
+    for plane in PLANES:
+        found = _where(pool, partial(_has_plane, plane=plane))
+        volumes = tuple(group for group in found.sources if len(group) > 1) if found is not None else ()
+        if volumes:
+            planes[plane] = Pool(sources=volumes)
+    modalities = {name: _where(pool, partial(_has_modality, modality=name)) for name in MODALITIES}
     return StructurePools(
         by_plane=planes,
         by_modality={name: found for name, found in modalities.items() if found is not None},
@@ -65,8 +68,15 @@ def make_structure_pools(pool: Pool) -> StructurePools:
     )
 
 
-def _where(pool: Pool, keep: object) -> Pool | None:
-    assert callable(keep)
+def _has_plane(image: SourceImage, *, plane: str) -> bool:
+    return image.plane == plane
+
+
+def _has_modality(image: SourceImage, *, modality: str) -> bool:
+    return image.modality == modality
+
+
+def _where(pool: Pool, keep: Callable[[SourceImage], bool]) -> Pool | None:
     groups = tuple(kept for group in pool.sources if (kept := tuple(image for image in group if keep(image))))
     return Pool(sources=groups) if groups else None
 

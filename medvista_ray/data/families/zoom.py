@@ -6,7 +6,7 @@ four answers are the same array, and a crop at full resolution shows it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from medvista_ray.data.scene import (
     FULL_PX,
     VIEW_PX,
     Pool,
-    all_views_equal,
     change_gain,
     draw_cut,
     draw_ring,
@@ -55,28 +54,27 @@ class ZoomScene:
 
 
 def draw_zoom_scene(rng: np.random.Generator, pool: Pool) -> ZoomScene:
-    """Draw an item; one whose first views differ between letters is drawn again."""
-    while True:
-        image = pool.draw(rng)
-        cut = draw_cut(rng, image, FULL_PX)
-        pixels = change_gain(rng, cut.pixels)
-        third = FULL_PX // 3
-        row, column = int(rng.integers(3)), int(rng.integers(3))
-        center = (
-            column * third + int(rng.integers(_EDGE_PX, third - _EDGE_PX + 1)),
-            row * third + int(rng.integers(_EDGE_PX, third - _EDGE_PX + 1)),
-        )
-        draw_ring(rng, pixels, center)
-        letter = LETTERS[int(rng.integers(len(LETTERS)))]
-        if _hides_letters(pixels, center):
-            return ZoomScene(
-                pixels=_with_letter(pixels, center, letter),
-                letter=letter,
-                center=center,
-                source=image.source,
-                modality=image.modality,
-                spacing_mm=cut.spacing_mm,
-            )
+    """Draw an item; the blocks of its letter have the mean of the grey around it, so every letter has the same view."""
+    image = pool.draw(rng)
+    cut = draw_cut(rng, image, FULL_PX)
+    pixels = change_gain(rng, cut.pixels)
+    third = FULL_PX // 3
+    row, column = int(rng.integers(3)), int(rng.integers(3))
+    center = (
+        column * third + int(rng.integers(_EDGE_PX, third - _EDGE_PX + 1)),
+        row * third + int(rng.integers(_EDGE_PX, third - _EDGE_PX + 1)),
+    )
+    draw_ring(rng, pixels, center)
+    letter = LETTERS[int(rng.integers(len(LETTERS)))]
+    _write_letter(pixels, center, letter)
+    return ZoomScene(
+        pixels=pixels,
+        letter=letter,
+        center=center,
+        source=image.source,
+        modality=image.modality,
+        spacing_mm=cut.spacing_mm,
+    )
 
 
 def _patch_corner(center: tuple[int, int]) -> tuple[int, int]:
@@ -85,19 +83,16 @@ def _patch_corner(center: tuple[int, int]) -> tuple[int, int]:
     return x, y
 
 
-def _with_letter(pixels: np.ndarray, center: tuple[int, int], letter: str) -> np.ndarray:
+def _write_letter(pixels: np.ndarray, center: tuple[int, int], letter: str) -> None:
     left, top = _patch_corner(center)
-    written = pixels.copy()
-    written[top : top + PATCH_PX, left : left + PATCH_PX] = texture_patch(letter)[..., None]
-    return written
+    pixels[top : top + PATCH_PX, left : left + PATCH_PX] = texture_patch(letter)[..., None]
 
 
-def _hides_letters(pixels: np.ndarray, center: tuple[int, int]) -> bool:
-    """Return whether all letters give the same view; only the blocks of the patch can differ."""
-    left, top = _patch_corner(center)
-    area = (slice(top, top + PATCH_PX), slice(left, left + PATCH_PX))
-    side = PATCH_PX // BLOCK_PX
-    return all_views_equal([downscale(_with_letter(pixels, center, each)[area], side) for each in LETTERS])
+def with_letter(scene: ZoomScene, letter: str) -> ZoomScene:
+    """Return the same item with another letter; its view is the same array."""
+    pixels = scene.pixels.copy()
+    _write_letter(pixels, scene.center, letter)
+    return replace(scene, pixels=pixels, letter=letter)
 
 
 def make_zoom_record(scene: ZoomScene, task_id: str) -> TaskRecord:
