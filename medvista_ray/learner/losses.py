@@ -32,7 +32,7 @@ SUMS = (  # sums over action tokens, except the first, which is normalised alrea
     "importance_weight",
     "capped_fraction",
 )
-MAXIMA = ("ratio", "abs_logprob_diff")  # over action tokens; the second only where the span names the version held
+MAXIMA = ("ratio", "abs_logprob_diff")  # over action tokens, the second over those of the version held; -1 without any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +93,7 @@ def compute_policy_loss(
             is_capped,
         )
         sums = torch.stack([loss.double(), *(values.double().sum() for values in per_token)])
-        maxima = torch.stack([_max_or_zero(ratio), _max_or_zero(drift.abs() * tokens.is_held_version_T)])
+        maxima = torch.stack([largest(ratio), largest(drift.abs()[tokens.is_held_version_T])])
     return LossResult(loss=loss, sums=sums, maxima=maxima)
 
 
@@ -157,5 +157,6 @@ def k3(log_ratio_T: Tensor) -> Tensor:
     return torch.expm1(bounded) - bounded
 
 
-def _max_or_zero(values_T: Tensor) -> Tensor:
-    return values_T.double().max() if values_T.numel() else values_T.new_zeros((), dtype=torch.float64)
+def largest(values_T: Tensor) -> Tensor:
+    """Return the largest value as float64, -1 where there is none."""
+    return values_T.double().max() if values_T.numel() else values_T.new_full((), -1.0, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """Microbatches of whole sequences under a token budget. Pure numbers; knows lengths, not tensors.
 
-Rows of similar length are padded to the longest of their microbatch. Variable-length packing (many sequences in one row)
+Rows of similar length are padded to the longest of their microbatch. Variable-length packing (many sequences in a row)
 would save the last few per cent of padding; it needs a kernel that CPU does not have, multimodal position ids for every
 sequence inside a row, and sums in another order than the engine's, and so costs parity.
 """

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +33,14 @@ class RankAddress:
 
 def join_group(address: RankAddress, *, device: torch.device) -> None:
     """Start this process's rank: NCCL on a GPU, gloo on CPU. One group for each process."""
-    options = {"rank": address.rank, "world_size": address.world_size, "timeout": timedelta(seconds=address.timeout_s)}
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if address.init_method:
-        dist.init_process_group(backend, init_method=address.init_method, **options)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), **options)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=address.init_method or None,
+        store=None if address.init_method else HashStore(),
+        rank=address.rank,
+        world_size=address.world_size,
+        timeout=timedelta(seconds=address.timeout_s),
+    )
 
 
 def leave_group() -> None:
