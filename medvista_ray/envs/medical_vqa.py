@@ -1,0 +1,270 @@
+"""`MedicalVQAEnv`: one question about medical images, answered by thinking, calling tools and looking again.
+
+Owns one episode at a time: its messages, its indexed images, its actions. The reference stays behind the rubric: only
+reward numbers come out, at the end. Knows no tokens and no policy.
+
+How episodes end (our choices where VISTA-Gym says nothing):
+- an answer ends the episode (terminated); so does an action with wrong tags (terminated, format -1);
+- a bad call or a failing tool does not: its error is the next observation;
+- without an answer in `max_turns` actions, or past `episode_timeout_s`, it is truncated; the last call is checked, not
+  run, and the format level is -1, since the protocol asks for an answer: calling tools for ever pays nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from medvista_ray.config.schema import DataConfig, EnvConfig
+from medvista_ray.envs.prompts import make_question_message, make_system_message, make_tool_message, messages_to_json
+from medvista_ray.envs.protocol_text import Answer, BadCall, Call, Malformed, ParsedAction, parse_action
+from medvista_ray.envs.spaces import ImageTuple, UnicodeText
+from medvista_ray.images.codec import decode
+from medvista_ray.images.store import MemoryBlobCache
+from medvista_ray.rewards.grading import is_valid_answer
+from medvista_ray.rewards.rubric import FinishedEpisode, Rubric, Score, ScoredAction
+from medvista_ray.rewards.vista import VistaRubric
+from medvista_ray.tools.base import CallKey
+from medvista_ray.tools.renderer import ViewRenderer
+from medvista_ray.tools.runner import ToolRunner, make_failure, make_tool_runner
+from medvista_ray.tools.shelf import ImageShelf
+from medvista_ray.types.messages import Message, Reference, Task
+from medvista_ray.types.protocols import BlobCache, TaskSource
+from medvista_ray.types.tool_calls import ToolCall, ToolFailure, ToolOutcome
+from medvista_ray.types.trajectories import StopReason
+
+Observation = dict[str, Any]
+StepResult = tuple[Observation, float, bool, bool, dict[str, Any]]
+_OPTIONS = {"task_index", "task", "reference", "trajectory_id", "attempt"}
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Episode:
+    task: Task
+    reference: Reference = field(repr=False)
+    shelf: ImageShelf
+    trajectory_id: str
+    attempt: int
+    started_s: float
+    actions: list[ScoredAction] = field(default_factory=list)
+    messages: tuple[Message, ...] = ()  # new since the last action
+    num_images: int = 0  # shown before `messages`
+    is_over: bool = False
+
+
+class MedicalVQAEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
+    """A Gymnasium env over a task source; `observe()` gives the records behind the observation.
+
+    Args:
+        tasks: where episodes come from; None = the small set inside pydicom, for `gymnasium.make`.
+        config: limits, prompt and tools.
+        tools: a runner to share between envs; None = one of its own, closed with the env.
+        rubric: None = the VISTA-Gym rubric.
+        blobs: where encoded images are; None = that of `renderer`, or one of its own.
+        renderer: draws views; share one per process so that a view is encoded once.
+        clock: seconds, monotonic.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self,
+        *,
+        tasks: TaskSource | None = None,
+        config: EnvConfig | None = None,
+        tools: ToolRunner | None = None,
+        rubric: Rubric | None = None,
+        blobs: BlobCache | None = None,
+        renderer: ViewRenderer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config or EnvConfig()
+        if renderer is None:
+            renderer = ViewRenderer(blobs or MemoryBlobCache(), view_size_px=self.config.view_size_px)
+        elif blobs is not None and blobs is not renderer.blobs:
+            raise ValueError("the renderer writes to another blob cache than the one given")
+        self.observation_space = gymnasium.spaces.Dict({"messages": UnicodeText(), "images": ImageTuple()})
+        self.action_space = UnicodeText()
+        self._tasks = tasks
+        self._renderer = renderer
+        self._owns_tools = tools is None
+        specs = self.config.tools if self.config.offer_tools else ()
+        self._tools = tools or make_tool_runner(specs, timeout_s=self.config.tool_timeout_s)
+        self._rubric = rubric or VistaRubric()
+        self._clock = clock
+        self._episode: _Episode | None = None
+
+    @property
+    def blobs(self) -> BlobCache:
+        """Return where the bytes of every shown image are."""
+        return self._renderer.blobs
+
+    def observe(self) -> tuple[Message, ...]:
+        """Return the messages that are new since the last action."""
+        return self._current().messages
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: draws the task; the same seed gives the same episode.
+            options: `task_index` picks a task of the source; `task` and `reference` bring one whose images are in
+                `blobs`; `trajectory_id` and `attempt` name the episode in the keys of tool calls.
+        """
+        super().reset(seed=seed)
+        given = dict(options or {})
+        if unknown := sorted(given.keys() - _OPTIONS):
+            raise ValueError(f"reset knows no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}")
+        task, reference = self._pick_task(given)
+        self._episode = episode = _Episode(
+            task=task,
+            reference=reference,
+            shelf=ImageShelf(task, renderer=self._renderer),
+            trajectory_id=str(given.get("trajectory_id", task.task_id)),
+            attempt=int(given.get("attempt", 0)),
+            started_s=self._clock(),
+        )
+        views = [episode.shelf.first_view(index).ref for index in range(len(task.images))]
+        question = make_question_message(task, views, list_choices=self.config.list_choices)
+        offered = self._tools.descriptions if self.config.offer_tools else ()
+        system = make_system_message(offered, style=self.config.tool_prompt)
+        episode.messages = (question,) if system is None else (system, question)
+        return self._make_observation(episode), {"task_id": task.task_id, "family": task.family}
+
+    def step(self, action: str) -> StepResult:
+        """Take an action; a call may wait for a worker, at most until the tool's deadline."""
+        episode, parsed = self._begin(action)
+        outcome = None
+        if isinstance(parsed, Call) and (outcome := self._refuse(episode, parsed.call)) is None:
+            outcome = self._tools.run(
+                parsed.call, shelf=episode.shelf, key=_make_key(episode), budget_s=self._budget_s(episode)
+            )
+        return self._finish(episode, parsed, outcome)
+
+    async def step_async(self, action: str) -> StepResult:
+        """Take an action as `step` does, without holding the event loop while a worker is busy."""
+        episode, parsed = self._begin(action)
+        outcome = None
+        if isinstance(parsed, Call) and (outcome := self._refuse(episode, parsed.call)) is None:
+            outcome = await self._tools.run_async(
+                parsed.call, shelf=episode.shelf, key=_make_key(episode), budget_s=self._budget_s(episode)
+            )
+        return self._finish(episode, parsed, outcome)
+
+    def stop(self, *, cut_action: str | None = None) -> Score:
+        """End the episode by a limit that the env does not see (tokens, context) and score it.
+
+        Args:
+            cut_action: the action that the limit cut off; it counts as not well-formed.
+        """
+        episode = self._current()
+        if cut_action is not None:
+            episode.actions.append(ScoredAction(text=cut_action, is_well_formed=False))
+        return self._score(episode, answer=None)
+
+    def close(self) -> None:
+        """Stop the workers of a runner of our own; may be called again."""
+        if self._owns_tools:
+            self._tools.close()
+
+    def _pick_task(self, given: Mapping[str, Any]) -> tuple[Task, Reference]:
+        if "task" in given:
+            return given["task"], given["reference"]
+        if self._tasks is None:
+            self._tasks = _make_default_tasks()
+        index = given.get("task_index")
+        if index is None:
+            index = int(self.np_random.integers(len(self._tasks)))
+        elif not 0 <= index < len(self._tasks):
+            raise ValueError(f"task_index must be from 0 to {len(self._tasks) - 1}, got {index}")
+        record = self._tasks[index]
+        for data in record.blobs.values():
+            self.blobs.put(data)
+        return record.task, record.reference
+
+    def _current(self) -> _Episode:
+        if self._episode is None or self._episode.is_over:
+            raise ResetNeeded("the episode is over, or none has begun: call reset()")
+        return self._episode
+
+    def _begin(self, action: str) -> tuple[_Episode, ParsedAction]:
+        episode = self._current()
+        parsed = parse_action(action)
+        episode.actions.append(ScoredAction(text=action, is_well_formed=not isinstance(parsed, Malformed)))
+        return episode, parsed
+
+    def _refuse(self, episode: _Episode, call: ToolCall) -> ToolOutcome | None:
+        """Return the outcome of a call that is not run: no tools are offered, or nobody would see its result."""
+        if not self.config.offer_tools:
+            return make_failure(ToolFailure.BAD_SCHEMA, "there are no tools")
+        if len(episode.actions) < self.config.max_turns:
+            return None
+        return self._tools.check(call) or ToolOutcome(text="")
+
+    def _budget_s(self, episode: _Episode) -> float:
+        return self.config.episode_timeout_s - (self._clock() - episode.started_s)
+
+    def _stop_reason(self, episode: _Episode, parsed: ParsedAction) -> StopReason | None:
+        if isinstance(parsed, Answer):
+            return StopReason.ANSWERED
+        if isinstance(parsed, Malformed):
+            return StopReason.MALFORMED
+        if len(episode.actions) >= self.config.max_turns:
+            return StopReason.TURN_LIMIT
+        return StopReason.DEADLINE if self._budget_s(episode) <= 0 else None
+
+    def _finish(self, episode: _Episode, parsed: ParsedAction, outcome: ToolOutcome | None) -> StepResult:
+        if isinstance(parsed, BadCall):
+            outcome = make_failure(ToolFailure.BAD_SCHEMA, parsed.error)
+        answer = parsed.text if isinstance(parsed, Answer) else None
+        episode.num_images += sum(len(message.images) for message in episode.messages)
+        stop = self._stop_reason(episode, parsed)
+        episode.messages = () if stop is not None or outcome is None else (make_tool_message(outcome),)
+        observation = self._make_observation(episode)
+        score = Score(reward=0.0) if stop is None else self._score(episode, answer=answer)
+        info = {
+            "stop_reason": None if stop is None else stop.value,
+            "reward_breakdown": dict(score.breakdown),
+            "tool_call": parsed.call if isinstance(parsed, Call) else None,
+            "tool_failure": None if outcome is None else outcome.failure,
+            "is_valid_answer": answer is not None and is_valid_answer(answer, episode.task),
+        }
+        is_truncated = stop is not None and stop.is_truncated
+        return observation, score.reward, stop is not None and not is_truncated, is_truncated, info
+
+    def _score(self, episode: _Episode, *, answer: str | None) -> Score:
+        episode.is_over = True
+        finished = FinishedEpisode(actions=tuple(episode.actions), answer=answer)
+        return self._rubric.score(finished, task=episode.task, reference=episode.reference)
+
+    def _make_observation(self, episode: _Episode) -> Observation:
+        shown = [image for message in episode.messages for image in message.images]
+        return {
+            "messages": messages_to_json(episode.messages, first_image_index=episode.num_images),
+            "images": tuple(np.array(self._pixels_of(image.digest, image.mime)) for image in shown),
+        }
+
+    def _pixels_of(self, digest: str, mime: str) -> np.ndarray:
+        pixels = self._renderer.pixels_of(digest)
+        return decode(self.blobs.get(digest), mime) if pixels is None else pixels
+
+
+def _make_key(episode: _Episode) -> CallKey:
+    return CallKey(trajectory=episode.trajectory_id, turn=len(episode.actions) - 1, attempt=episode.attempt)
+
+
+def _make_default_tasks() -> TaskSource:
+    from medvista_ray.data.sources import make_task_source
+
+    data = DataConfig()
+    return make_task_source(
+        "pocket", "train", families=data.families, weights=data.weights, num_tasks=data.num_tasks, seed=0
+    )

@@ -1,0 +1,93 @@
+"""What the policy is told: the system message, the question, the results of tools; and their JSON view.
+
+Knows no task source, no reward, no reference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from medvista_ray.tools.runner import ToolDescription
+from medvista_ray.types.messages import ImagePart, ImageRef, Message, Part, Task, TextPart
+from medvista_ray.types.tool_calls import ToolOutcome
+
+_SCHEMA_PROMPT = """\
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{signatures}
+</tools>
+
+# Protocol
+
+Each reply is one of two, with nothing before, between or after the tags:
+<think>your reasoning</think><tool_call>{{"name": <function-name>, "arguments": <args-json-object>}}</tool_call>
+<think>your reasoning</think><answer>your answer</answer>
+One call a reply; its result comes as the next message. Images are counted from 0 in order of appearance, those of \
+tools included. Answer a question that lists choices with the id of one choice and nothing else."""
+
+
+def make_system_message(tools: Sequence[ToolDescription], *, style: Literal["names", "schemas"]) -> Message | None:
+    """Return the message that offers the tools; None when there are none."""
+    if not tools:
+        return None
+    if style == "names":
+        text = f"Tools: {', '.join(tool.name for tool in tools)}."
+    else:
+        text = _SCHEMA_PROMPT.format(signatures="\n".join(_make_signature(tool) for tool in tools))
+    return Message(role="system", parts=(TextPart(text=text),))
+
+
+def make_question_message(task: Task, views: Sequence[ImageRef], *, list_choices: bool) -> Message:
+    """Return the user message: a view of each source image, then the question."""
+    text = task.question
+    if list_choices and task.choices:
+        lines = (
+            choice.choice_id if choice.text == choice.choice_id else f"{choice.choice_id}: {choice.text}"
+            for choice in task.choices
+        )
+        text = "\n".join((text, "Choices:", *lines))
+    images: tuple[Part, ...] = tuple(ImagePart(image=view) for view in views)
+    return Message(role="user", parts=(*images, TextPart(text=text)))
+
+
+def make_tool_message(outcome: ToolOutcome) -> Message:
+    """Return the message that shows what a call gave."""
+    images: tuple[Part, ...] = tuple(ImagePart(image=image) for image in outcome.images)
+    text = (TextPart(text=outcome.text),) if outcome.text or not images else ()
+    return Message(role="tool", parts=(*images, *text))
+
+
+def messages_to_json(messages: Sequence[Message], *, first_image_index: int) -> str:
+    """Write messages as JSON text; an image is named by the index that calls use, with digest and size."""
+    index = first_image_index
+    rows: list[dict[str, Any]] = []
+    for message in messages:
+        parts: list[dict[str, Any]] = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                parts.append({"type": "text", "text": part.text})
+                continue
+            image = part.image
+            parts.append(
+                {
+                    "type": "image",
+                    "index": index,
+                    "digest": image.digest,
+                    "width": image.width,
+                    "height": image.height,
+                }
+            )
+            index += 1
+        rows.append({"role": message.role, "parts": parts})
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def _make_signature(tool: ToolDescription) -> str:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return json.dumps({"type": "function", "function": function}, ensure_ascii=False)

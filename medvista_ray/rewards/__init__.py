@@ -1,0 +1,1 @@
+"""Pure graders and rubrics: what an episode earns, from its actions and the task's reference."""

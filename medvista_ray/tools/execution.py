@@ -1,0 +1,49 @@
+"""Runs one tool and turns whatever happens into a record. Used in the env's process and in the workers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medvista_ray.errors import MissingPackageError, ToolArgumentError
+from medvista_ray.tools.base import Tool, ToolContext, ToolOutput
+from medvista_ray.types.tool_calls import ToolFailure
+
+MAX_ERROR_CHARS = 240
+MAX_TEXT_CHARS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Execution:
+    """What a call gave before its images are indexed: an output, or a failure with its text."""
+
+    output: ToolOutput = field(default_factory=ToolOutput)
+    failure: ToolFailure | None = None
+    error: str = ""
+
+
+def execute(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> Execution:
+    """Run a tool; whatever it raises becomes a typed failure."""
+    try:
+        output = tool.run(arguments, context)
+    except ToolArgumentError as error:
+        return failed(ToolFailure.BAD_ARGUMENT, str(error))
+    except (ModuleNotFoundError, MissingPackageError) as error:
+        return failed(ToolFailure.NOT_INSTALLED, str(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  -- a third party's code may raise anything
+        return failed(ToolFailure.FAILED, f"{type(error).__name__}: {error}")
+    if not isinstance(output, ToolOutput) or not isinstance(output.text, str):
+        return failed(ToolFailure.FAILED, f"{tool.name} did not return a ToolOutput")
+    return Execution(output=ToolOutput(text=clean_text(output.text, MAX_TEXT_CHARS), images=tuple(output.images)))
+
+
+def failed(failure: ToolFailure, error: str) -> Execution:
+    """Make the record of a failed call."""
+    return Execution(failure=failure, error=clean_text(error, MAX_ERROR_CHARS))
+
+
+def clean_text(text: str, max_chars: int) -> str:
+    """Cut a text and replace what no encoder can carry."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"

@@ -1,0 +1,83 @@
+"""Names of tools and where they are. A visible table; third parties write `pkg.module:Class`.
+
+Nothing is imported before a tool is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from medvista_ray.errors import ConfigError, MissingPackageError
+from medvista_ray.tools.base import Tool, ToolCost
+
+BUILTIN_TOOLS: Mapping[str, str] = MappingProxyType(
+    {
+        "zoom": "medvista_ray.tools.zoom:Zoom",
+        "window_level": "medvista_ray.tools.window_level:WindowLevel",
+        "measure": "medvista_ray.tools.measure:Measure",
+        "flip_rotate": "medvista_ray.tools.flip_rotate:FlipRotate",
+    }
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def resolve_target(spec: str) -> str:
+    """Turn a built-in name or `pkg.module:Class` into `pkg.module:Class`."""
+    if spec in BUILTIN_TOOLS:
+        return BUILTIN_TOOLS[spec]
+    module, colon, name = spec.partition(":")
+    if not (colon and module and name):
+        raise ConfigError(f"env.tools: no tool {spec!r}; use one of {', '.join(BUILTIN_TOOLS)}, or pkg.module:Class")
+    return spec
+
+
+def load_tool(spec: str) -> Tool:
+    """Import and make a tool; `ConfigError` when there is none, `MissingPackageError` when it cannot be imported."""
+    target = resolve_target(spec)
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ConfigError(f"env.tools: {spec!r}: there is no module {error.name!r}") from error
+        raise MissingPackageError(f"env.tools: {spec!r} needs the package {error.name!r}: install it") from error
+    kind = getattr(module, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Tool)):
+        raise ConfigError(f"env.tools: {spec!r} is no subclass of medvista_ray.tools.base.Tool")
+    return _check_tool(kind(), spec)
+
+
+def load_tools(specs: Sequence[str]) -> dict[str, Tool]:
+    """Load tools by the names that calls use, in order; two of one name are refused."""
+    tools: dict[str, Tool] = {}
+    for spec in specs:
+        tool = load_tool(spec)
+        if tool.name in tools:
+            raise ConfigError(f"env.tools: two tools are called {tool.name!r}")
+        tools[tool.name] = tool
+    return tools
+
+
+def runs_inline(tool: Tool) -> bool:
+    """Return whether a tool may run in the env's process: only those of this package, since no thread can be killed."""
+    target = f"{type(tool).__module__}:{type(tool).__qualname__}"
+    return tool.cost is ToolCost.INLINE and target in BUILTIN_TOOLS.values()
+
+
+def _check_tool(tool: Tool, spec: str) -> Tool:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    for attribute in ("name", "description", "parameters"):
+        if not hasattr(tool, attribute):
+            raise ConfigError(f"env.tools: {spec!r} has no {attribute!r}")
+    if not _NAME.fullmatch(tool.name):
+        raise ConfigError(f"env.tools: {spec!r}: the name {tool.name!r} is not made of letters, digits, _ and -")
+    try:
+        Draft202012Validator.check_schema(dict(tool.parameters))
+    except SchemaError as error:
+        raise ConfigError(f"env.tools: {spec!r}: parameters is no JSON schema: {error.message}") from error
+    return tool

@@ -1,0 +1,148 @@
+"""Runs the calls of episodes: checks them against their schema, runs them inline or in the pool, indexes the images.
+
+Never raises for a fault of a tool or of a call: every end is a `ToolOutcome`. One runner serves any number of episodes
+and threads. Knows no messages and no rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from medvista_ray.errors import ConfigError, ImageError, ToolError
+from medvista_ray.tools.base import CallKey, Tool
+from medvista_ray.tools.execution import MAX_ERROR_CHARS, Execution, clean_text, execute
+from medvista_ray.tools.pool import ToolPool
+from medvista_ray.tools.registry import load_tools, resolve_target, runs_inline
+from medvista_ray.tools.shelf import ImageShelf
+from medvista_ray.types.tool_calls import ToolCall, ToolFailure, ToolOutcome
+
+_MAX_PROBLEM_CHARS = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDescription:
+    """What a policy is told of a tool."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+class ToolRunner:
+    """The tools of a run."""
+
+    def __init__(self, tools: Mapping[str, Tool], *, timeout_s: float, pool: ToolPool | None) -> None:
+        from jsonschema import Draft202012Validator
+
+        pooled = [name for name, tool in tools.items() if not runs_inline(tool)]
+        if pooled and pool is None:
+            raise ConfigError(f"env.tools: {pooled[0]!r} needs a worker pool")
+        self._tools = MappingProxyType(dict(tools))
+        self._timeout_s = timeout_s
+        self._pool = pool
+        self._pooled = frozenset(pooled)
+        self._validators = {name: Draft202012Validator(dict(tool.parameters)) for name, tool in tools.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names that calls use, in order."""
+        return tuple(self._tools)
+
+    @property
+    def descriptions(self) -> tuple[ToolDescription, ...]:
+        """Return what a policy is told of each tool."""
+        return tuple(
+            ToolDescription(name=name, description=tool.description, parameters=tool.parameters)
+            for name, tool in self._tools.items()
+        )
+
+    def check(self, call: ToolCall) -> ToolOutcome | None:
+        """Return the failure of a call that names no tool or breaks its schema, else None."""
+        if call.name not in self._tools:
+            known = f"there are {', '.join(self._tools)}" if self._tools else "there are no tools"
+            return make_failure(ToolFailure.BAD_SCHEMA, f"no tool {call.name[:40]!r}; {known}")
+        problem = next(iter(self._validators[call.name].iter_errors(dict(call.arguments))), None)
+        if problem is None:
+            return None
+        place = problem.json_path.removeprefix("$").removeprefix(".")
+        message = clean_text(problem.message, _MAX_PROBLEM_CHARS)
+        return make_failure(ToolFailure.BAD_SCHEMA, f"{place}: {message}" if place else message)
+
+    def run(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey, budget_s: float | None = None) -> ToolOutcome:
+        """Run a call and index its images; waits for the pool. `budget_s` is what is left of the episode."""
+        if (failure := self.check(call)) is not None:
+            return failure
+        if self._pool is None or call.name not in self._pooled:
+            return self._run_inline(call, shelf=shelf, key=key)
+        execution = self._pool.call_sync(
+            call.name,
+            call.arguments,
+            records=shelf.records,
+            load=shelf.load,
+            key=key,
+            timeout_s=self._deadline_s(call.name, budget_s),
+        )
+        return index_images(execution, shelf)
+
+    async def run_async(
+        self, call: ToolCall, *, shelf: ImageShelf, key: CallKey, budget_s: float | None = None
+    ) -> ToolOutcome:
+        """Run a call as `run` does, without holding the event loop while a worker is busy."""
+        if (failure := self.check(call)) is not None:
+            return failure
+        if self._pool is None or call.name not in self._pooled:
+            return self._run_inline(call, shelf=shelf, key=key)
+        execution = await self._pool.call(
+            call.name,
+            call.arguments,
+            records=shelf.records,
+            load=shelf.load,
+            key=key,
+            timeout_s=self._deadline_s(call.name, budget_s),
+        )
+        return index_images(execution, shelf)
+
+    def close(self) -> None:
+        """Stop the workers; may be called again."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _run_inline(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey) -> ToolOutcome:
+        return index_images(execute(self._tools[call.name], call.arguments, shelf.context(key)), shelf)
+
+    def _deadline_s(self, name: str, budget_s: float | None) -> float:
+        own = self._tools[name].deadline_s
+        return max(0.0, min(bound for bound in (self._timeout_s, own, budget_s) if bound is not None))
+
+
+def make_tool_runner(specs: Sequence[str], *, timeout_s: float, num_workers: int = 2) -> ToolRunner:
+    """Load tools by name or `pkg.module:Class`; start worker processes only if a tool needs them.
+
+    Args:
+        specs: built-in names, or `pkg.module:Class`.
+        timeout_s: the longest that any call may take; a tool may ask for less.
+        num_workers: worker processes for the tools that do not run inline.
+    """
+    tools = load_tools(specs)
+    pooled = [resolve_target(spec) for spec, tool in zip(specs, tools.values(), strict=True) if not runs_inline(tool)]
+    pool = ToolPool(pooled, num_workers=num_workers) if pooled else None
+    return ToolRunner(tools, timeout_s=timeout_s, pool=pool)
+
+
+def index_images(execution: Execution, shelf: ImageShelf) -> ToolOutcome:
+    """Put the images of an execution on the shelf and make its outcome."""
+    if execution.failure is not None:
+        return make_failure(execution.failure, execution.error)
+    try:
+        images = shelf.add(execution.output.images)
+    except (ToolError, ImageError, ValueError) as error:
+        return make_failure(ToolFailure.FAILED, str(error))
+    return ToolOutcome(text=execution.output.text, images=tuple(image.ref for image in images))
+
+
+def make_failure(failure: ToolFailure, text: str) -> ToolOutcome:
+    """Make the outcome of a failed call: its kind, then why."""
+    return ToolOutcome(text=f"{failure.value}: {clean_text(text, MAX_ERROR_CHARS)}", failure=failure)
