@@ -1,0 +1,53 @@
+"""Make the envs of one process from the config: they share the tools, the drawn views and the encoded bytes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from medvista_ray.config.schema import EnvConfig
+from medvista_ray.errors import ConfigError
+from medvista_ray.images.store import MemoryBlobCache
+from medvista_ray.tools.renderer import ViewRenderer
+from medvista_ray.tools.runner import ToolRunner, make_tool_runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EnvFactory:
+    """Makes envs; `close` stops the tool workers that they share."""
+
+    make: Callable[[], Any]
+    cache: MemoryBlobCache
+    tools: ToolRunner
+
+    def close(self) -> None:
+        """Stop the tool workers; may be called again."""
+        self.tools.close()
+
+
+def load_env_class(target: str) -> Callable[..., Any]:
+    """Import `pkg.module:Class`; `ConfigError` names the key when it is not there."""
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"env.target={target!r}: cannot import {module_name!r}: {error}") from error
+    found: Callable[..., Any] | None = getattr(module, class_name, None)
+    if not callable(found):
+        raise ConfigError(f"env.target={target!r}: {module_name} has no class {class_name!r}; write pkg.module:Class")
+    return found
+
+
+def make_env_factory(config: EnvConfig, *, cache_bytes: int) -> EnvFactory:
+    """Prepare the tools and caches of one process; the env class gets `config`, `tools` and `renderer`."""
+    env_class = load_env_class(config.target)
+    tools = make_tool_runner(config.tools if config.offer_tools else (), timeout_s=config.tool_timeout_s)
+    cache = MemoryBlobCache(cache_bytes)
+    renderer = ViewRenderer(cache, view_size_px=config.view_size_px)
+    return EnvFactory(
+        make=lambda: env_class(config=config, tools=tools, renderer=renderer),
+        cache=cache,
+        tools=tools,
+    )
