@@ -1,0 +1,1 @@
+"""Held-out evaluation: outcomes of episodes, their statistics, the table."""
