@@ -1,8 +1,8 @@
 """The checkpoint folder of a run: written beside, synced, renamed; the newest complete one is what a run goes on from.
 
     checkpoints/step-000050/learner/        model, optimizer, RNG: the learner's own files
-                            buffer.msgpack  ledger and ready groups
-                            driver.json     version, task cursor, running groups, counters, seed
+                            buffer.msgpack  ledger, running group ids, ready groups
+                            driver.json     version, task cursor, counters, seed
     checkpoints/.tmp-...                    a crash in the middle; removed by the next write
 
 Knows files; neither what the learner writes nor what a snapshot holds.
@@ -39,7 +39,6 @@ class DriverRecord(msgspec.Struct, frozen=True, kw_only=True):
     policy_version: int
     incarnation: int
     next_task: int  # over all epochs
-    running: dict[str, int]  # group_id -> attempt, in order of admission
     batch_ids: list[str]  # batches that the weights contain, since the checkpoint before
     counters: dict[str, float]
     reader_cursor: tuple[int, int] = (0, 0)

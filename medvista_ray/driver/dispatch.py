@@ -63,10 +63,9 @@ class Dispatcher:
         while not state.stopping:
             mark = state.signal.mark()
             reason = await self._admit_what_fits()
-            if reason is WaitReason.CONVERGED and not state.converged:
-                state.converged = True
+            if reason is WaitReason.CONVERGED and state.running:
                 _log.info("converged: %d groups are cancelled, the ready rest is trained", len(state.running))
-                await self._cancel_in_ledger()
+                await self._cancel_all()
             state.waits["dispatch"] = reason
             await state.signal.wait(mark, timeout_s=_POLL_S)
 
@@ -92,7 +91,7 @@ class Dispatcher:
             answer = await self._parts.buffer.admit(group_id, incarnation=state.incarnation)
             if isinstance(answer, Admitted):
                 state.next_task += is_new
-                state.running[group_id] = RunningGroup(attempt=answer.attempt, started_s=self._clock())
+                self._note(answer)
             return answer
 
     async def _next_group(self) -> tuple[str | None, bool]:
@@ -109,15 +108,16 @@ class Dispatcher:
             self._state.signal.notify()
         return None, False
 
-    async def reissue(self, running: dict[str, int]) -> None:
-        """Start the groups again that ran at the checkpoint (group id -> attempt); those that had ended stay ended."""
+    async def reissue(self) -> None:
+        """Start again, under their ids, the groups that ran at the checkpoint; the ledger has given them an attempt."""
         wave: list[GroupWork] = []
-        for group_id, attempt in running.items():
-            answer = await self._parts.buffer.attempt(group_id, replaces=attempt, incarnation=self._state.incarnation)
-            if answer is not None:
-                self._state.running[group_id] = RunningGroup(attempt=answer.attempt, started_s=self._clock())
-                await self._start(answer, wave)
+        for admitted in await self._parts.buffer.running():
+            self._note(admitted)
+            await self._start(admitted, wave)
         self._launch(wave)
+
+    def _note(self, admitted: Admitted) -> None:
+        self._state.running[admitted.group_id] = RunningGroup(attempt=admitted.attempt, started_s=self._clock())
 
     # --- one group
     async def _start(self, admitted: Admitted, wave: list[GroupWork]) -> None:
@@ -208,7 +208,7 @@ class Dispatcher:
         self._state.made_progress(self._clock())
 
     # --- many groups
-    async def _cancel_in_ledger(self) -> None:
+    async def _cancel_all(self) -> None:
         for group_id in await self._end_tasks_of_groups():
             await self._cancel(group_id)
             self._forget(group_id)

@@ -222,11 +222,10 @@ class Driver:
     async def _start(self, life: _Life) -> None:
         """Bring learner, ledger and engines to one version; nothing is admitted before."""
         state, parts = life.state, self._parts
-        running: dict[str, int] = {}
         if self._checkpoint is None:
             state.incarnation = (await parts.buffer.status()).incarnation
         else:
-            running = await self._restore(life, self._checkpoint)
+            await self._restore(life, self._checkpoint)
         settings = ConsumerSettings(
             groups_per_step=self._config.buffer.groups_per_step,
             max_staleness=self._config.buffer.max_staleness,
@@ -235,12 +234,12 @@ class Driver:
         attached = await parts.buffer.attach(settings, incarnation=state.incarnation)
         state.fence, state.policy_version = attached.fence, attached.policy_version
         await life.publisher.start()
-        await life.dispatcher.reissue(running)
+        await life.dispatcher.reissue()
         if self._lock_step:
             life.border = await self._capture(life)
 
-    async def _restore(self, life: _Life, path: Path) -> dict[str, int]:
-        """Take learner, ledger and counters back to a checkpoint; return the groups that ran then, with attempts."""
+    async def _restore(self, life: _Life, path: Path) -> None:
+        """Take learner, ledger, task cursor and counters back to a checkpoint."""
         border = await asyncio.to_thread(load_border, path)
         record = border.record
         await self._parts.learner.load_checkpoint(learner_folder(path))
@@ -253,7 +252,6 @@ class Driver:
         if life.recorder is not None:
             life.recorder.cursor = record.reader_cursor
             life.recorder.num_seen, life.recorder.num_recorded = record.num_seen, record.num_recorded
-        return record.running
 
     def _start_loops(self, life: _Life) -> asyncio.Task[None]:
         """Start every loop; return the train loop, whose end is the end of the run."""
@@ -295,7 +293,6 @@ class Driver:
             policy_version=state.policy_version,
             incarnation=state.incarnation,
             next_task=state.next_task,
-            running={group_id: group.attempt for group_id, group in state.running.items()},
             batch_ids=list(state.batch_ids),
             counters=self._telemetry.state(),
             reader_cursor=recorder.cursor if recorder else (0, 0),
@@ -354,10 +351,12 @@ class Driver:
             await self._save(life, border)
             if life.recorder is not None and state.data_ended:
                 await life.recorder.drain()
+        status = await self._parts.buffer.status()
         end = RunEnd.STOPPED
         if state.data_ended:
-            end = RunEnd.CONVERGED if state.converged else RunEnd.END_OF_DATA
-        status = await self._parts.buffer.status()
+            limit = self._config.buffer.converged_groups
+            has_converged = 0 < limit <= status.num_filtered_in_a_row
+            end = RunEnd.CONVERGED if has_converged else RunEnd.END_OF_DATA
         self._telemetry.show(status, num_tasks=self._num_tasks, waits=state.waits)
         return RunOutcome(
             end=end,

@@ -63,7 +63,6 @@ class RunState:
     batch_ids: list[str] = field(default_factory=list)  # publisher; batches in the weights since the last checkpoint
     waits: dict[str, str] = field(default_factory=dict)  # each loop its own entry
     stopping: bool = False  # driver
-    converged: bool = False  # dispatch
     data_ended: bool = False  # train
     last_progress_s: float = 0.0  # whoever makes progress
     signal: Signal = field(default_factory=Signal)

@@ -136,6 +136,9 @@ class ReplayBuffer(Protocol):
     async def to_issue_again(self) -> list[str]:
         """Return the group ids whose task waits to be issued again."""
 
+    async def running(self) -> list[Admitted]:
+        """Return the groups in execution, with their newest attempt, in order of admission."""
+
     async def commit(self, group: TrajectoryGroup) -> CommitResult:
         """Store a finished group."""
 
