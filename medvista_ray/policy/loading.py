@@ -89,16 +89,26 @@ def load_policy(path: str | Path, *, dtype: str = "float32", device: str = "auto
     folder = resolve_policy_path(str(path))
     family = read_family(folder)
     torch, transformers = _import_torch()
+    from safetensors import SafetensorError
+
     from medvista_ray.policy.forward import PolicyNetwork
 
     transformers.utils.logging.disable_progress_bar()
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        model = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"policy.path={str(path)!r} does not load: {error}; check its weight files") from error
+    if missing := sorted(report["missing_keys"]):  # they would be random
+        raise ConfigError(
+            f"policy.path={str(path)!r} lacks {len(missing)} weights, the first is {missing[0]!r}; copy it again"
+        )
     model = model.to(where).eval()
     return Policy(
         model=model,
