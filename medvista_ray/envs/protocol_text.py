@@ -20,7 +20,7 @@ _CALL_TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 _ANSWER_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 
 _MAX_DEPTH = 32
-_MAX_INT_CHARS = 18  # fits 64 bits
+_MAX_INT_DIGITS = 18  # fits 64 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def _finite_float(text: str) -> float:
 
 
 def _short_int(text: str) -> int:
-    if len(text) > _MAX_INT_CHARS:
+    if len(text.lstrip("-")) > _MAX_INT_DIGITS:
         raise ValueError("not JSON: a number is too large")
     return int(text)
 
