@@ -95,7 +95,7 @@ class Driver:
         self._stop = asyncio.Event()
         self._checkpoint: Path | None = None  # the newest of this run; an older run's in the same folder never counts
         self._num_resumes = 0  # since that checkpoint
-        self._batch_ids: list[str] = []  # trained in the life that has just ended, for the message
+        self._state = RunState()  # of the newest life
         self._lock_step = config.buffer.max_staleness == 0
         self._num_tasks = len(tasks) * config.train.num_epochs
 
@@ -139,7 +139,6 @@ class Driver:
 
     def _count_resume(self, error: LearnerDiedError) -> None:
         limit = self._config.train.max_resumes
-        batches = ", ".join(self._batch_ids) or "none"
         if self._checkpoint is None:
             raise RunFailedError(
                 f"the learner died before the first checkpoint, there is nothing to go on from: {error}. "
@@ -148,7 +147,8 @@ class Driver:
         if self._num_resumes >= limit:
             raise RunFailedError(
                 f"the learner died again after {limit} resumes from {self._checkpoint.name} (train.max_resumes): "
-                f"{error}. Batches trained since then: {batches}"
+                f"{error}. It was at the batch of version {self._state.policy_version}; "
+                f"trained since the checkpoint: {', '.join(self._state.batch_ids) or 'nothing'}"
             ) from error
         self._num_resumes += 1
         _log.warning(
@@ -204,7 +204,7 @@ class Driver:
     async def _live(self) -> RunOutcome:
         """Start or resume, run the loops, end them."""
         life = self._make_life()
-        self._batch_ids = life.state.batch_ids
+        self._state = life.state
         try:
             start = life.owner.start(self._start(life), name="start")
             await life.owner.wait(start, or_event=self._stop)

@@ -36,7 +36,8 @@ class Signal:
             await asyncio.sleep(0)  # a loop that always finds a change must still let the others run
             return True
         try:
-            await asyncio.wait_for(self._event.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # `wait_for` of Python 3.11 can swallow a cancellation
+                await self._event.wait()
         except TimeoutError:
             return False
         return True

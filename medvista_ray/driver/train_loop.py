@@ -53,6 +53,8 @@ class TrainLoop:
             if report == WaitReason.END_OF_DATA:
                 state.data_ended = True
                 return
+            if report == WaitReason.STALE_DROPPED:
+                state.signal.notify()  # slots are free and tasks wait to be issued again
             woken = await state.signal.wait(mark, timeout_s=poll_s)
             poll_s = _FIRST_POLL_S if woken else min(2 * poll_s, _LAST_POLL_S)
 

@@ -53,7 +53,7 @@ class ScriptedEngines:
         self._staged: WeightUpdate | None = None
         self.policy_version: int | None = None  # what is loaded; None: closed
         self.versions: list[int] = []  # every swap, in order
-        self.refusals_left = 0  # stages that are refused by all
+        self.refused_versions: list[int] = []  # each entry is one refusal by all engines
         self.num_dead = 0
         self.is_closed = False
 
@@ -67,9 +67,9 @@ class ScriptedEngines:
         self._epoch += 1
 
     async def stage(self, update: WeightUpdate) -> None:
-        """Keep an update for the swap, or refuse it while `refusals_left`."""
-        if self.refusals_left > 0:
-            self.refusals_left -= 1
+        """Keep an update for the swap, or refuse it when the script says so."""
+        if update.policy_version in self.refused_versions:
+            self.refused_versions.remove(update.policy_version)
             raise WeightsRefusedError(f"version {update.policy_version}: scripted refusal")
         self._staged = update
 
