@@ -235,19 +235,24 @@ class ReplayBuffer:
         With fixed weights the batch is consumed at once. Refused before every rank has fetched its shard.
         """
         leases.check_fence(self._ledger, fence)
-        if self._ledger.state.closed.get(lease_id) == "consumed" or leases.open_batch(self._ledger, lease_id).is_acked:
+        if self._is_claimed(lease_id):
             return  # the first answer was lost
         leases.check_may_ack(self._ledger, lease_id)
         is_fixed = self._ledger.state.settings.fixed_weights
         consumed = self._ledger.state.batches[lease_id].group_ids if is_fixed else ()
         self._write(BatchAcked(batch_id=lease_id, consumed_group_ids=consumed))
 
+    def _is_claimed(self, lease_id: str) -> bool:
+        """Return whether a batch was acked, consumed ones included; `LeaseExpiredError` if it has gone back."""
+        is_consumed = self._ledger.state.closed.get(lease_id) == "consumed"
+        return is_consumed or leases.open_batch(self._ledger, lease_id).is_acked
+
     def nack(self, lease_id: str, *, fence: int) -> None:
         """Give a lease back, and with it every lease sealed after it; one that has gone back stays so."""
         leases.check_fence(self._ledger, fence)
         if self._ledger.state.closed.get(lease_id) == "back":
             return
-        if leases.open_batch(self._ledger, lease_id).is_acked:
+        if self._is_claimed(lease_id):
             raise FenceError(f"lease {lease_id} is acked and cannot be given back")
         self._write(leases.going_back(self._ledger, lease_id))
 
@@ -256,8 +261,9 @@ class ReplayBuffer:
         self._renew_leases(now_s)
         leases.check_fence(self._ledger, fence)
         deadline_s = now_s + self._config.ack_wait_s
-        batch = leases.open_batch(self._ledger, lease_id)
-        if not batch.is_acked and deadline_s != batch.deadline_s:
+        if self._is_claimed(lease_id):
+            return deadline_s  # a heartbeat that crossed its own ack
+        if deadline_s != self._ledger.state.batches[lease_id].deadline_s:
             self._write(LeaseExtended(batch_id=lease_id, deadline_s=deadline_s))
         return deadline_s
 
