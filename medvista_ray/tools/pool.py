@@ -30,7 +30,7 @@ import numpy as np
 
 from medvista_ray.tools.base import CallKey, ImageRecord, Picture, ToolOutput
 from medvista_ray.tools.execution import Execution, failed
-from medvista_ray.tools.frames import Blob, Call, Channel, Done, Need, Ready, Setup, ViewFrame
+from medvista_ray.tools.frames import Blob, Call, Channel, ChannelClosedError, Done, Need, Ready, Setup, ViewFrame
 from medvista_ray.types.tool_calls import ToolFailure
 
 START_TIMEOUT_S = 60.0
@@ -44,19 +44,27 @@ class WorkerProcess:
 
     def __init__(self, targets: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
+        self._channel = Channel(ours)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "medvista_ray.tools.worker", str(theirs.fileno())],
+            self._process = self._spawn(theirs.fileno())
+        self._is_ready = False
+        self._start_deadline = time.monotonic() + START_TIMEOUT_S
+        with contextlib.suppress(ChannelClosedError):  # dead already: `wait_ready` will find out
+            self._channel.send(Setup(tuple(targets)))
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "medvista_ray.tools.worker", str(descriptor)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a tool prints is not a frame
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(descriptor,),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 start_new_session=True,  # a Ctrl-C is ours to handle; one kill ends what the tool has started too
             )
-        self._channel = Channel(ours)
-        self._is_ready = False
-        self._start_deadline = time.monotonic() + START_TIMEOUT_S
-        self._channel.send(Setup(tuple(targets)))
+        except OSError:
+            self._channel.close()
+            raise
 
     @property
     def pid(self) -> int:

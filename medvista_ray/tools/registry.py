@@ -35,6 +35,11 @@ def resolve_target(spec: str) -> str:
 
 
 def load_tool(spec: str) -> Tool:
+    """Import, make and check a tool; `ConfigError` says what is wrong with it."""
+    return _check_tool(make_tool(spec), spec)
+
+
+def make_tool(spec: str) -> Tool:
     """Import and make a tool; `ConfigError` when there is none, `MissingPackageError` when it cannot be imported."""
     target = resolve_target(spec)
     module_name, _, class_name = target.partition(":")
@@ -47,7 +52,7 @@ def load_tool(spec: str) -> Tool:
     kind = getattr(module, class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, Tool)):
         raise ConfigError(f"env.tools: {spec!r} is no subclass of medvista_ray.tools.base.Tool")
-    return _check_tool(kind(), spec)
+    return kind()
 
 
 def load_tools(specs: Sequence[str]) -> dict[str, Tool]:

@@ -36,7 +36,7 @@ from medvista_ray.tools.frames import (
     Setup,
     ViewFrame,
 )
-from medvista_ray.tools.registry import load_tool
+from medvista_ray.tools.registry import make_tool
 from medvista_ray.tools.views import View
 from medvista_ray.types.tool_calls import ToolFailure
 
@@ -80,7 +80,7 @@ class Worker:
 
     def _set_up(self, setup: Setup) -> None:
         for target in setup.targets:
-            tool = load_tool(target)
+            tool = make_tool(target)
             self._tools[tool.name] = tool
             try:
                 tool.warm_up()

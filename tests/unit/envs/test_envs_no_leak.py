@@ -12,6 +12,7 @@ from medvista_ray.config.schema import EnvConfig
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.base import Tool, ToolOutput
+from medvista_ray.tools.runner import make_tool_runner
 from medvista_ray.types.messages import Reference
 
 ANSWER, IDENTITY = "canary-answer-7f3a", "canary-task-91bc"
@@ -63,7 +64,8 @@ def play(source, actions):
     """Return every byte that left the env on the way, and the env itself."""
     blobs, said = KeepingCache(), []
     config = EnvConfig(view_size_px=30, max_turns=len(actions), tools=("zoom", "window_level", f"{__name__}:Spy"))
-    env = MedicalVQAEnv(tasks=source, config=config, blobs=blobs)
+    runner = make_tool_runner(config.tools, timeout_s=20, num_workers=1)
+    env = MedicalVQAEnv(tasks=source, config=config, blobs=blobs, tools=runner)
     try:
         observation, info = env.reset(options={"task_index": 0})
         said += [repr(env.observe()), repr(info), repr(env), repr(env._episode)]
@@ -75,7 +77,7 @@ def play(source, actions):
                 said.append(repr(env.observe()))
         said += [observation["messages"], *blobs.log]
     finally:
-        env.close()
+        runner.close()
     return [piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece for piece in said]
 
 
@@ -91,7 +93,7 @@ ACTIONS = (
 
 def test_the_canary_walk():
     source = SmallSource(answers=[ANSWER], choices=(), boxes=BOX, reference_id=IDENTITY, tolerance=TOLERANCE)
-    for actions in (ACTIONS, ACTIONS[:3], ("malformed",)):
+    for actions in (ACTIONS, (*ACTIONS[:2], "malformed")):
         said = play(source, actions)
         assert sum(map(len, said)) > 10_000
         for needle in make_needles():

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -261,3 +262,25 @@ def test_a_module_whose_own_import_is_missing_names_the_package(tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingPackageError, match="a_package_that_is_not_there"):
         load_tool("needs_more_pack:Tool")
+
+
+def test_a_worker_that_never_starts_is_typed(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))  # a worker that dies at once
+    runner = make_tool_runner([f"{PACK}:Raises"], timeout_s=5, num_workers=1)
+    try:
+        outcome = run(runner, "raises", kind="nothing")
+        assert outcome.failure is ToolFailure.FAILED
+        assert "did not start" in outcome.text
+    finally:
+        runner.close()
+
+
+def test_many_calls_share_few_workers(runner):
+    async def call_all():
+        shelves = [make_shelf() for _ in range(8)]
+        call = ToolCall(name="prints")
+        return await asyncio.gather(*(runner.run_async(call, shelf=shelf, key=KEY) for shelf in shelves))
+
+    outcomes = asyncio.run(call_all())
+    assert [outcome.failure for outcome in outcomes] == [None] * 8
+    assert {int(outcome.text) for outcome in outcomes} <= set(runner._pool.pids)
