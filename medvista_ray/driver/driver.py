@@ -285,7 +285,6 @@ class Driver:
 
     async def _capture(self, life: _Life) -> Border:
         state, recorder = life.state, life.recorder
-        snapshot = await self._parts.buffer.snapshot()
         record = DriverRecord(
             seed=self._config.seed,
             num_tasks=len(self._tasks),
@@ -299,7 +298,8 @@ class Driver:
             num_seen=recorder.num_seen if recorder else 0,
             num_recorded=recorder.num_recorded if recorder else 0,
         )
-        return Border(record=record, snapshot=snapshot)
+        # The reader's cursor is the older of the two: what is committed in between is read again, never skipped.
+        return Border(record=record, snapshot=await self._parts.buffer.snapshot())
 
     async def _save(self, life: _Life, border: Border) -> None:
         keep_last = self._config.train.keep_last

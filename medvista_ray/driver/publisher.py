@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from medvista_ray.driver.parts import DriverParts, Probe
 from medvista_ray.driver.state import RunState
 from medvista_ray.driver.telemetry import Telemetry
-from medvista_ray.errors import ParityError, WeightsRefusedError
+from medvista_ray.errors import EngineDiedError, ParityError, WeightsRefusedError
 from medvista_ray.types.delivery import TrainReport
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Publisher:
         """Load the learner's weights on every engine as the current version, without a record; then open the shards."""
         async with self.engines_lock:
             await self._stage(self._state.policy_version)
-            await self._parts.engines.swap(self._state.policy_version)
+            await self._swap(self._state.policy_version)
             await self._push_engine_set(force=True)
 
     async def publish(self, report: TrainReport, *, at_border: Callable[[TrainReport], Awaitable[None]]) -> None:
@@ -68,7 +68,7 @@ class Publisher:
                 await self._parts.buffer.publish(version, batch_id=report.lease_id, fence=state.fence)
                 state.policy_version = version
                 state.batch_ids.append(report.lease_id)
-                await self._parts.engines.swap(version)
+                await self._swap(version)
                 await self._push_engine_set()
                 await self._check_parity(report)
                 state.waits["publish"] = "checkpoint"
@@ -76,13 +76,24 @@ class Publisher:
         state.waits["publish"] = "no_train_step"
 
     async def _stage(self, version: int) -> None:
-        """Write and stage weights while the engines serve; a refusal by all of them is tried once more."""
+        """Write and stage weights while the engines serve; if none of them takes them, do it once more."""
         try:
             await self._parts.engines.stage(await self._parts.learner.write_weights(version))
-        except WeightsRefusedError as error:
-            _log.warning("every engine refused version %d, it is written once more: %s", version, error)
+        except (WeightsRefusedError, EngineDiedError) as error:
+            _log.warning("no engine has staged version %d, it is written once more: %s", version, error)
             self._telemetry.count("engine/refused/publishes")
+            await self._recover()
             await self._parts.engines.stage(await self._parts.learner.write_weights(version))
+
+    async def _swap(self, version: int) -> None:
+        """Let every engine load what it has staged; if none is left to do so, recreate them and do it once more."""
+        try:
+            await self._parts.engines.swap(version)
+        except EngineDiedError as error:
+            _log.warning("no engine has loaded version %d, they are recreated: %s", version, error)
+            await self._recover()
+            await self._stage(version)
+            await self._parts.engines.swap(version)
 
     async def push_engine_set(self) -> None:
         """Tell every shard which engines serve, new shards among them."""
@@ -136,7 +147,7 @@ class Publisher:
         _log.warning("%s; engines load the weights again", self._describe(diff, f"in the probe of version {version}"))
         await self._recover()
         await self._stage(version)
-        await self._parts.engines.swap(version)
+        await self._swap(version)
         await self._push_engine_set()
         diff = await self._measure(probe, version)
         if not diff <= self._max_logprob_diff:

@@ -54,6 +54,7 @@ class ScriptedEngines:
         self.policy_version: int | None = None  # what is loaded; None: closed
         self.versions: list[int] = []  # every swap, in order
         self.refused_versions: list[int] = []  # each entry is one refusal by all engines
+        self.fatal_versions: list[int] = []  # each entry is one swap in which all engines die
         self.num_dead = 0
         self.is_closed = False
 
@@ -74,7 +75,12 @@ class ScriptedEngines:
         self._staged = update
 
     async def swap(self, policy_version: int) -> None:
-        """Load what is staged; `EngineClosedError` when that is another version."""
+        """Load what is staged; `EngineClosedError` when that is another version, `EngineDiedError` by the script."""
+        if policy_version in self.fatal_versions:
+            self.fatal_versions.remove(policy_version)
+            self.kill(len(self._names))
+            self._staged = None
+            raise EngineDiedError(f"version {policy_version}: every scripted engine died")
         if self._staged is None or self._staged.policy_version != policy_version:
             raise EngineClosedError(f"version {policy_version} is not staged")
         await asyncio.sleep(0)

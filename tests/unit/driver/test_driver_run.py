@@ -10,6 +10,7 @@ from medvista_ray.errors import (
     BlobMissingError,
     ConfigError,
     DataError,
+    EngineDiedError,
     NoProgressError,
     ParityError,
     RunFailedError,
@@ -165,6 +166,23 @@ async def test_weights_that_are_refused_twice_fail_the_run(make_world: MakeWorld
         await world.run()
 
 
+async def test_engines_that_all_die_in_a_swap_are_recreated(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.engines.fatal_versions = [2, 5]
+    await world.run()
+    assert world.engines.versions == list(range(7))
+    assert sorted(task_indices(world.trained)) == list(range(12))
+    assert world.telemetry.counters()["engine/recovered/engines"] == 4
+    assert world.env_pool.engine_sets[-1] == world.engines.engine_set()
+
+
+async def test_engines_that_die_in_the_second_swap_too_fail_the_run(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.engines.fatal_versions = [2, 2]
+    with pytest.raises(EngineDiedError):
+        await world.run()
+
+
 async def test_an_expired_lease_costs_a_train_step_and_nothing_else(make_world: MakeWorld) -> None:
     world = make_world()
     world.learner.expire_at = {2, 4}
@@ -236,6 +254,27 @@ async def test_staleness_zero_is_the_same_run_every_time(make_world: MakeWorld) 
     assert task_indices(started) == list(range(20))
     assert task_indices(world.trained) == [index for index in range(20) if index % 4 != 1]
     assert history[0] == ["0/0/0", "0/2/0", "0/3/0"]
+
+
+async def test_lock_step_starts_groups_in_waves(make_world: MakeWorld) -> None:
+    events: list[tuple[str, int]] = []
+
+    def delay_s(work: GroupWork) -> float:
+        index = parse_group_id(work.group_id)[1]
+        events.append(("start", index))
+        return 0.001 if index == 0 else 0.02
+
+    def rewards(work: GroupWork) -> Any:
+        index = parse_group_id(work.group_id)[1]
+        events.append(("end", index))
+        return equal_rewards(work) if index == 0 else different_rewards(work)
+
+    sections = {"max_staleness": 0, "groups_per_step": 3, "max_concurrent": 8}
+    await make_world(buffer_config=sections, delay_s=delay_s, rewards=rewards, num_tasks=4).run()
+    assert events[:3] == [("start", 0), ("start", 1), ("start", 2)]
+    assert events[3] == ("end", 0)  # filtered, its slot is free
+    assert sorted(events[4:6]) == [("end", 1), ("end", 2)]
+    assert events[6] == ("start", 3)
 
 
 async def test_parity_is_probed_at_the_first_and_every_nth_publish(make_world: MakeWorld) -> None:
