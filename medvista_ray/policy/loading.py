@@ -92,6 +92,7 @@ def load_policy(path: str | Path, *, dtype: str = "float32", device: str = "auto
     from safetensors import SafetensorError
 
     from medvista_ray.policy.forward import PolicyNetwork
+    from medvista_ray.policy.patch_embedding import use_linear_patches
 
     transformers.utils.logging.disable_progress_bar()
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -110,6 +111,7 @@ def load_policy(path: str | Path, *, dtype: str = "float32", device: str = "auto
             f"policy.path={str(path)!r} lacks {len(missing)} weights, the first is {missing[0]!r}; copy it again"
         )
     model = model.to(where).eval()
+    use_linear_patches(model)
     return Policy(
         model=model,
         network=PolicyNetwork(model).eval(),

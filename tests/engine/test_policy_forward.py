@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from medvista_ray.errors import RenderError
 from medvista_ray.policy.forward import join_features
@@ -33,10 +38,15 @@ def plain_arguments(policy: Policy, row: PolicyRow, prepared: dict[str, Prepared
     return arguments
 
 
+@functools.cache
+def stock_model(folder: Path) -> Any:
+    """Return the model as Hugging Face loads it, untouched by our code."""
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+
+
 @torch.no_grad()
 def plain_logprobs(policy: Policy, row: PolicyRow, prepared: dict[str, PreparedImages]) -> torch.Tensor:
-    policy.model.model.rope_deltas = None
-    logits = policy.model(**plain_arguments(policy, row, prepared)).logits[0]
+    logits = stock_model(policy.folder)(**plain_arguments(policy, row, prepared)).logits[0]
     return torch.log_softmax(logits.float(), -1)
 
 
@@ -83,6 +93,18 @@ def test_the_vision_tower_sees_an_image_once_and_features_can_be_handed_in(
     last = torch.tensor([inputs.width - 1])
     handed = policy.network(inputs, features=join_features(each), positions_to_project=last)
     assert (handed - policy.network(inputs, positions_to_project=last)).abs().max() < 1e-5
+
+
+def test_linear_patches_are_the_stock_convolution(policy: Policy, prepare: PrepareFor) -> None:
+    embedding = policy.model.model.visual.patch_embed
+    copied = copy.deepcopy(embedding)
+    pixels = concatenate(list(prepare(policy).values())).pixel_values
+    ours, stock = copied(pixels), type(embedding).__mro__[2].forward(embedding, pixels)
+    assert torch.allclose(ours, stock, atol=1e-5)
+    ours.square().sum().backward()
+    stock.square().sum().backward()
+    expected = embedding.proj.weight.grad
+    assert (copied.proj.weight.grad - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_gradients_reach_vision_and_language(policy: Policy, rows: RowsOf, prepare: PrepareFor) -> None:
