@@ -61,7 +61,7 @@ class BatchingEngine:
         gather_s: float = 0.003,
         lockstep_poll_s: float = 0.002,
     ) -> None:
-        """Wrap an engine; call `start` inside the event loop, or let the first call do it.
+        """Wrap an engine; the task starts with the first call.
 
         Args:
             engine: what samples.
