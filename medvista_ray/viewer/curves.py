@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medvista_ray.errors import MissingPackageError
@@ -13,7 +13,12 @@ from medvista_ray.runs.metrics import MetricPoint
 
 _INK = "#010203"  # replaced by the colour of the page's text, so that the curves follow light and dark
 _COLORS = ("#e07a1f", "#2a78c8", "#3a9a5b", "#b0489b", "#8a6d3b", "#5b6ee1", "#c0392b", "#16a3a3")
+_DASHES = ("-", "--", ":", "-.")
+_MAIN = "rl_tools"  # drawn first and solid
 _SMOOTH_FROM = 24  # points; shorter curves are drawn as they are
+
+
+Lines = dict[tuple[str, str], list[tuple[int, float]]]  # (label, name in the key or "") -> (step, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +64,19 @@ def draw_curves(points: Sequence[MetricPoint], specs: Sequence[CurveSpec] = SPEC
     return curves
 
 
-def _collect(points: Sequence[MetricPoint], spec: CurveSpec) -> dict[str, list[tuple[int, float]]]:
-    lines: dict[str, list[tuple[int, float]]] = {}
+def _collect(points: Sequence[MetricPoint], spec: CurveSpec) -> Lines:
+    lines: Lines = {}
     for point in points:
         for key, value in point.values.items():
             match = spec.key.fullmatch(key)
             if match is None or not math.isfinite(value):
                 continue
-            part = match.groupdict().get("name")
-            lines.setdefault(point.label if part is None else f"{point.label} {part}", []).append((point.step, value))
+            name = match.groupdict().get("name") or ""
+            lines.setdefault((point.label, name), []).append((point.step, value))
     return lines
 
 
-def _draw(lines: Mapping[str, Sequence[tuple[int, float]]], spec: CurveSpec) -> str:
+def _draw(lines: Lines, spec: CurveSpec) -> str:
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -85,17 +90,23 @@ def _draw(lines: Mapping[str, Sequence[tuple[int, float]]], spec: CurveSpec) -> 
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
+        figure = Figure(figsize=(4.4, 2.4 + 0.17 * ((len(lines) + 1) // 2)), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for index, (name, line) in enumerate(sorted(lines.items())):
-            _draw_line(axes, name, line, _COLORS[index % len(_COLORS)])
+        labels = sorted({label for label, _ in lines}, key=lambda label: (label != _MAIN, label))
+        names = sorted({name for _, name in lines})
+        for label, name in sorted(lines, key=lambda line: (labels.index(line[0]), line[1])):
+            which = (
+                names.index(name) if len(names) > 1 else labels.index(label)
+            )  # colours tell names apart, else labels
+            dashes = _DASHES[labels.index(label) % len(_DASHES)] if len(names) > 1 else "-"
+            _draw_line(axes, f"{label} {name}".rstrip(), lines[label, name], _COLORS[which % len(_COLORS)], dashes)
         axes.set_xlabel("step")
         axes.set_ylabel(spec.y_label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
         axes.margins(x=0.02)
-        axes.legend(frameon=False, fontsize=8, ncols=2 if len(lines) > 3 else 1)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=min(len(lines), 2))
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         file = io.StringIO()
@@ -104,17 +115,16 @@ def _draw(lines: Mapping[str, Sequence[tuple[int, float]]], spec: CurveSpec) -> 
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 
-def _draw_line(axes, name: str, line: Sequence[tuple[int, float]], color: str) -> None:  # type: ignore[no-untyped-def]
+def _draw_line(axes, name: str, line: Sequence[tuple[int, float]], color: str, dashes: str) -> None:  # type: ignore[no-untyped-def]
     steps, values = [step for step, _ in line], [value for _, value in line]
     if len(line) < _SMOOTH_FROM:
-        axes.plot(steps, values, color=color, linewidth=1.6, label=name)
+        axes.plot(steps, values, dashes, color=color, linewidth=1.6, label=name)
         return
-    axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.3)
-    axes.plot(steps, _smooth(values, max(5, len(values) // 12)), color=color, linewidth=1.8, label=name)
+    axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.25)
+    axes.plot(steps, _smooth(values, max(2, len(values) // 24)), dashes, color=color, linewidth=1.8, label=name)
 
 
-def _smooth(values: Sequence[float], width: int) -> list[float]:
-    """Average over the last `width` values."""
-    return [
-        sum(window) / len(window) for window in (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
-    ]
+def _smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Average each value with `reach` neighbours on either side, fewer at the ends."""
+    windows = (values[max(0, index - reach) : index + reach + 1] for index in range(len(values)))
+    return [sum(window) / len(window) for window in windows]

@@ -18,6 +18,7 @@ from medvista_ray.types.messages import ImageRef, TextPart
 from medvista_ray.types.trajectories import Trajectory, TrajectoryGroup, Turn
 from medvista_ray.viewer.marks import Mark, describe_arguments, image_index, make_mark
 
+MAX_NAME_CHARS = 24
 MAX_SIDE_PX = 448  # a larger image is shrunk before it goes into the page
 
 ReadBlob = Callable[[ImageRef], bytes]
@@ -28,6 +29,7 @@ class ShownImage:
     """An image with the calls that were made on it."""
 
     index: int  # as the model counts
+    origin: str  # the call that made it; empty for an image of the question
     uri: str  # data:image/…; empty when the bytes are missing
     width: int  # pixels of the coordinates of marks
     height: int
@@ -72,10 +74,13 @@ def make_episode(group: TrajectoryGroup, trajectory: Trajectory, read_blob: Read
     marks = _place_marks(trajectory.turns, images)
     views: list[TurnView] = []
     num_shown = 0
+    before: Turn | None = None
     for turn in trajectory.turns:
         shown = range(num_shown, num_shown + len(_images_of(turn)))
-        num_shown = shown.stop
-        views.append(_make_turn(turn, tuple(_show(index, images[index], marks[index], read_blob) for index in shown)))
+        origin = _describe_origin(before)
+        made = (_show(index, images[index], marks[index], read_blob, origin=origin) for index in shown)
+        views.append(_make_turn(turn, tuple(made)))
+        num_shown, before = shown.stop, turn
     breakdown = trajectory.reward_breakdown
     return EpisodeView(
         task_id=group.task.task_id,
@@ -95,10 +100,10 @@ def make_episode(group: TrajectoryGroup, trajectory: Trajectory, read_blob: Read
 def choose_episodes(groups: Sequence[TrajectoryGroup], count: int) -> list[TrajectoryGroup]:
     """Choose groups in the order of the recording, the families in turn: no look at rewards."""
     queues: dict[str, list[TrajectoryGroup]] = {}
+    seen: set[str] = set()
     for group in groups:
-        if group.trajectories and not any(
-            group.task.task_id == other.task.task_id for other in queues.get(group.task.family, ())
-        ):
+        if group.trajectories and group.task.task_id not in seen:
+            seen.add(group.task.task_id)
             queues.setdefault(group.task.family, []).append(group)
     chosen: list[TrajectoryGroup] = []
     for row in range(max((len(queue) for queue in queues.values()), default=0)):
@@ -124,13 +129,22 @@ def _place_marks(turns: Sequence[Turn], images: Sequence[ImageRef]) -> list[tupl
     return marks
 
 
-def _show(index: int, image: ImageRef, marks: tuple[Mark, ...], read_blob: ReadBlob) -> ShownImage:
+def _describe_origin(before: Turn | None) -> str:
+    """Say which call made the images of a turn."""
+    if before is None or before.tool_call is None:
+        return ""
+    name, source = before.tool_call.name[:MAX_NAME_CHARS], image_index(before.tool_call)
+    return f"{name} of image {source}"
+
+
+def _show(index: int, image: ImageRef, marks: tuple[Mark, ...], read_blob: ReadBlob, *, origin: str) -> ShownImage:
     try:
         uri = _make_uri(read_blob(image), image)
     except BlobMissingError:
         uri = ""
     return ShownImage(
         index=index,
+        origin=origin,
         uri=uri,
         width=image.width,
         height=image.height,

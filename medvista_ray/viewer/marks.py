@@ -14,6 +14,7 @@ from typing import Any
 from medvista_ray.types.messages import ImageRef
 from medvista_ray.types.tool_calls import ToolCall
 
+LABEL_SIZE = 0.066  # of the longest side of the image
 _MAX_LABEL_CHARS = 30
 
 
@@ -26,6 +27,8 @@ class Mark:
     failed: bool
     box: tuple[float, float, float, float] | None = None  # x, y, width, height
     line: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1
+    label_at: tuple[float, float] = (0.0, 0.0)  # baseline of the label of a box or line
+    label_anchor: str = "start"  # start | end: where the label grows from
 
 
 def image_index(call: ToolCall) -> int:
@@ -42,7 +45,32 @@ def make_mark(call: ToolCall, image: ImageRef, *, number: int, failed: bool) -> 
         box = _place_box(numbers, image)
     if call.name == "measure" and (ends := _read_ends(arguments.get("points"))):
         line = _place_line(ends, image, in_pixels=arguments.get("unit") == "pixels")
-    return Mark(number=number, label=_make_label(call), failed=failed, box=box, line=line)
+    x, y, width, height = box or _bounds_of(line)
+    is_right = x + width / 2 > image.width / 2
+    return Mark(
+        number=number,
+        label=_make_label(call),
+        failed=failed,
+        box=box,
+        line=line,
+        label_at=(round(x + width if is_right else x, 2), _label_baseline(y, height, image)),
+        label_anchor="end" if is_right else "start",
+    )
+
+
+def _bounds_of(line: tuple[float, float, float, float] | None) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = line or (0.0, 0.0, 0.0, 0.0)
+    return min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0)
+
+
+def _label_baseline(y: float, height: float, image: ImageRef) -> float:
+    """Put a label above its mark, below it where there is no room, else inside of it."""
+    line_height = LABEL_SIZE * max(image.width, image.height)
+    if y > 1.4 * line_height:
+        return round(y - 0.4 * line_height, 2)
+    if y + height + 1.4 * line_height < image.height:
+        return round(y + height + 1.1 * line_height, 2)
+    return round(y + 1.1 * line_height, 2)
 
 
 def _make_label(call: ToolCall) -> str:

@@ -19,6 +19,7 @@ from medvista_ray.types.messages import ImageRef
 from medvista_ray.types.trajectories import TrajectoryGroup
 from medvista_ray.viewer.curves import draw_curves
 from medvista_ray.viewer.episodes import EpisodeView, choose_episodes, make_episode
+from medvista_ray.viewer.marks import LABEL_SIZE
 
 NUM_EPISODES = 10  # before RL, and after it
 BEFORE, AFTER = "sft_tools", "rl_tools"
@@ -77,6 +78,7 @@ def render_report(run: RunDirectory, summary: Summary | None = None) -> str:
         sections=_make_sections(run),
         warnings=(*WARNINGS, *(DEMO_WARNINGS if config.data.source == DEMO_SOURCE else ())),
         percent=_percent,
+        label_size=LABEL_SIZE,
     )
 
 

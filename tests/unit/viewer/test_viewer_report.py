@@ -261,7 +261,7 @@ def test_calls_are_drawn_on_the_image_they_were_made_on(page: Page) -> None:
 
 
 def test_the_same_run_gives_the_same_page(run: RunDirectory) -> None:
-    assert render_report(run) == render_report(run) == run.report_path.read_text(encoding="utf-8")
+    assert render_report(run) == run.report_path.read_text(encoding="utf-8")
 
 
 def check_nothing_from_outside(page: Page) -> None:
