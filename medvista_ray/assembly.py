@@ -202,3 +202,16 @@ def make_probe(
         return max([await probe_one(engine, policy_version) for engine in engines], default=0.0)
 
     return probe, factory
+
+
+async def open_engine(config: RunConfig, engine: BatchingEngine, folder: Path) -> None:
+    """Load the weights of `policy.path` into one engine, verified like any update."""
+    from medvista_ray.policy.loading import load_policy
+    from medvista_ray.policy.weights import named_weights, write_weights
+    from medvista_ray.types.sampling import WeightUpdate
+
+    policy = load_policy(config.policy.path, dtype=config.policy.dtype, device="cpu")
+    path = folder / "weights.safetensors"
+    digest = write_weights(named_weights(policy.model), path)
+    await engine.stage(WeightUpdate(policy_version=0, path=str(path), digest=digest))
+    await engine.swap(0)

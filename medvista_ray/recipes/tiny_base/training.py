@@ -25,7 +25,7 @@ from medvista_ray.policy.loading import Policy
 from medvista_ray.recipes.tiny_base.perception import GRID, NOTHING, NUM_TOKENS, DenseView, PerceptionItem
 from medvista_ray.recipes.tiny_base.perception import PerceptionSource as Source
 from medvista_ray.rendering.renderer import QwenRenderer
-from medvista_ray.types.messages import ImagePart, ImageRef, Message, TextPart
+from medvista_ray.types.messages import ImagePart, ImageRef, Message, Part, TextPart
 from medvista_ray.types.trajectories import ImageSpan
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Collator:
                 for digest, view in zip(digests[used:], exchange.views, strict=False)
             ]
             used += len(exchange.views)
-            parts = (*(ImagePart(image=ref) for ref in refs), TextPart(text=exchange.question))
+            parts: tuple[Part, ...] = (*(ImagePart(image=ref) for ref in refs), TextPart(text=exchange.question))
             message = Message(role="user", parts=parts)
             rendered = (
                 self._renderer.render_observation((message,), action_has_stop=True)
@@ -230,7 +230,7 @@ def _update(
     optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: Sequence[nn.Parameter], rate: float
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(parameters, 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -6,6 +6,7 @@ calls. They are ordinary added tokens; a text of a user or a tool can never beco
 
 from __future__ import annotations
 
+from medvista_ray.coldstart.expert import THOUGHTS
 from medvista_ray.data.families import measure, structure, window, zoom
 from medvista_ray.data.letters import LETTERS
 
@@ -20,7 +21,6 @@ PLAIN_TOKENS = (
     '{"name":"flip_rotate","arguments":{"operation":"',
 )
 TOOL_NAMES = ("zoom", "window_level", "measure", "flip_rotate")
-THOUGHTS = ("Too small.", "Not visible.", "I see it.", "Clear enough.", "Measure it.", "Cannot tell.")
 WHERE_QUESTION = "Where is the ring?"
 REPEAT = "Repeat: "
 NONE_ANSWER = "none"

@@ -1,0 +1,268 @@
+"""The commands. Thin: load the config, pick a root, call a recipe, say what to do next.
+
+Exit codes: 0 done, 1 failed, 2 wrong use (one line: key, value, remedy), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medvista_ray import __version__
+from medvista_ray.errors import ConfigError, MedVistaError
+
+if TYPE_CHECKING:
+    from medvista_ray.assembly import StartRuntime
+    from medvista_ray.config.schema import RunConfig
+
+app = typer.Typer(
+    name="medvista",
+    help="Train vision-language models to think with medical images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, any field of the config", metavar="KEY=VALUE")]
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/")]
+Local = Annotated[bool, typer.Option("--local", help="One process, no Ray")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run left and start over")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON")]
+
+
+def main() -> None:
+    """Run a command and turn what it raises into an exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # One OpenMP thread a process unless it asks for more: pools that each take every core starve each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    raise SystemExit(_run(sys.argv[1:]))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        code = app(list(arguments), standalone_mode=False)
+        return int(code) if isinstance(code, int) else 0
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except MedVistaError as error:
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
+            return _fail(error.format_message(), 2)
+        if type(error).__name__ == "StoppedError":
+            return _fail(f"{error}; the same command goes on from here", 130)
+        raise
+
+
+def _fail(text: str, code: int) -> int:
+    typer.echo(f"medvista: {text}", err=True)
+    return code
+
+
+def _pick_root(config: RunConfig) -> StartRuntime:
+    if config.mode == "local":
+        from medvista_ray.local import start_local
+
+        return start_local
+    try:
+        from medvista_ray.cluster.launch import start_cluster
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError("mode=ray: Ray is not installed: pip install 'medvista-ray[ray]', or use --local") from error
+    return start_cluster
+
+
+def _load(
+    paths: Sequence[Path], overrides: Sequence[str] | None, *, local: bool, out: Path | None
+) -> tuple[RunConfig, Path]:
+    from medvista_ray.config.load import load_config
+
+    given = list(overrides or ())
+    config = load_config(list(paths), given)
+    if local:
+        config = replace(config, mode="local")
+    return config, out if out is not None else Path(config.out) / config.run_name
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
+) -> None:
+    """Train vision-language models to think with medical images."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="The zoom family alone, about 4 minutes")] = False,
+    local: Local = False,
+    fresh: Fresh = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the tiny model on real medical images and print the five-row table.
+
+    Example: medvista demo --quick learner.lr=1e-4
+    """
+    from medvista_ray.recipes.demo import FULL_ROWS, QUICK_ROWS, Demo, demo_config_paths
+
+    config, folder = _load(demo_config_paths(quick=quick), _expand_families(overrides), local=local, out=out)
+    full = not quick and set(config.data.families) >= {"zoom", "window", "structure"}
+    _run_stages(
+        lambda run, reporter: Demo(
+            config, run=run, start=_pick_root(config), reporter=reporter, rows=FULL_ROWS if full else QUICK_ROWS
+        ).execute(),
+        config=config,
+        folder=folder,
+        fresh=fresh,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def sft(
+    config_file: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    fresh: Fresh = False,
+    out: Out = None,
+) -> None:
+    """Fine-tune a policy folder on cold-start trajectories.
+
+    Example: medvista sft configs/demo.yaml policy.path=/models/qwen3-vl run_name=my-sft
+    """
+    from medvista_ray.recipes.progress import Reporter
+    from medvista_ray.recipes.sft import run_sft
+    from medvista_ray.runs.directory import RunDirectory
+
+    config, folder = _load([config_file], overrides, local=True, out=out)
+    run = RunDirectory.create(folder, config, fresh=fresh)
+    model, wall_s = run_sft(config, run=run, label="sft", reporter=Reporter())
+    typer.echo(f"{model}\nfine-tuned in {wall_s:.0f} s. Next: medvista train {config_file} policy.path={model}")
+
+
+@app.command()
+def train(
+    config_file: Annotated[Path | None, typer.Argument(help="YAML file; not with --resume")] = None,
+    overrides: Overrides = None,
+    *,
+    local: Local = False,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this directory")] = None,
+    fresh: Fresh = False,
+    out: Out = None,
+) -> None:
+    """Train a policy folder with asynchronous GRPO.
+
+    Example: medvista train configs/demo.yaml policy.path=runs/my-sft/models/sft run_name=my-rl
+    """
+    from medvista_ray.recipes.train import run_training
+    from medvista_ray.runs.directory import RunDirectory
+
+    if resume is not None:
+        config, folder = RunDirectory.open(resume).read_config(), resume
+    elif config_file is not None:
+        config, folder = _load([config_file], overrides, local=local, out=out)
+    else:
+        raise ConfigError("train needs a config file, or --resume RUN_DIRECTORY")
+    model = run_training(config, folder, start=_pick_root(config), fresh=fresh, resume=resume is not None)
+    typer.echo(f"{model}\nNext: medvista eval {folder / 'config.yaml'} policy.path={model}")
+
+
+@app.command("eval")
+def evaluate(
+    config_file: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a policy folder on held-out items: k samples and one greedy answer each.
+
+    Example: medvista eval configs/demo.yaml policy.path=runs/demo/models/rl_tools run_name=my-eval
+    """
+    from medvista_ray.recipes.train import run_single_evaluation
+
+    config, folder = _load([config_file], overrides, local=True, out=out)
+    run_single_evaluation(config, folder, as_json=as_json)
+
+
+@app.command("check-config")
+def check_config(config_files: Annotated[list[Path], typer.Argument(help="YAML files, merged left to right")]) -> None:
+    """Check config files and print the resolved values.
+
+    Example: medvista check-config configs/demo.yaml
+    """
+    from medvista_ray.config.load import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config_files, [])))
+
+
+@app.command()
+def report(run_directory: Path) -> None:
+    """Write report.html of a finished run again.
+
+    Example: medvista report runs/demo
+    """
+    from medvista_ray.runs.directory import RunDirectory
+    from medvista_ray.viewer.report import write_report
+
+    typer.echo(write_report(RunDirectory.open(run_directory)))
+
+
+def _expand_families(overrides: Sequence[str] | None) -> list[str]:
+    """Let `families=zoom` stand for `data.families=[zoom]` with equal weights, for the demo only."""
+    expanded: list[str] = []
+    for override in overrides or ():
+        key, _, value = override.partition("=")
+        if key == "families":
+            names = [name for name in value.strip("[]").split(",") if name]
+            expanded.append(f"data.families=[{','.join(names)}]")
+            expanded.append(f"data.weights=[{','.join('1.0' for _ in names)}]")
+        else:
+            expanded.append(override)
+    return expanded
+
+
+def _run_stages(
+    execute: Callable[[Any, Any], Any], *, config: RunConfig, folder: Path, fresh: bool, as_json: bool
+) -> None:
+    from medvista_ray.evaluation.statistics import rows_of_summary
+    from medvista_ray.evaluation.table import make_table
+    from medvista_ray.recipes.progress import Reporter
+    from medvista_ray.runs.directory import RunDirectory
+    from medvista_ray.viewer.report import write_report
+
+    reporter = Reporter()
+    run = RunDirectory.create(folder, config, fresh=fresh)
+    summary = execute(run, reporter)
+    page = write_report(run)
+    if as_json:
+        typer.echo(run.summary_path.read_text())
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(make_table(rows_of_summary(summary)))
+    console.print(
+        f"{summary.wall_s.total:.0f} s in all. Few subjects, made for demonstration: no claim of medical skill.\n"
+        f"Look at {page}; numbers in {run.summary_path}; the trained model in {run.model_path('rl_tools')}",
+        highlight=False,
+    )

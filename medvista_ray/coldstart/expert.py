@@ -1,0 +1,92 @@
+"""A scripted expert with a wrong habit, for the demo families. It sees references: its output is training data only.
+
+Zoom: it looks at the right region in `right_share` of the episodes, else always at the centre. Window: the right preset
+in that share, else always the default one. So fine-tuning teaches the protocol and a bad habit, and reinforcement
+learning has something real to fix. Measure and structure it does right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+
+from medvista_ray.data.families import measure, structure, window, zoom
+from medvista_ray.errors import DataError
+from medvista_ray.images.windowing import DEFAULT_PRESET
+from medvista_ray.types.messages import Reference, Task
+
+GRID_EDGES = (0, 333, 667, 1000)
+TOO_SMALL, NOT_VISIBLE, VISIBLE = "Too small.", "Not visible.", "I see it."
+CLEAR, MEASURE, NO_TOOL = "Clear enough.", "Measure it.", "Cannot tell."
+THOUGHTS = (TOO_SMALL, NOT_VISIBLE, VISIBLE, CLEAR, MEASURE, NO_TOOL)
+_KIND = re.compile(r"on the (\w+)-dense insert")
+_POINTS = re.compile(r"from (\d+),(\d+) to (\d+),(\d+)\?")
+
+
+def grid_box(cell: int) -> list[int]:
+    """Return one ninth of an image as a box in 0-1000 coordinates, cells in reading order."""
+    row, column = divmod(cell, 3)
+    return [GRID_EDGES[column], GRID_EDGES[row], GRID_EDGES[column + 1], GRID_EDGES[row + 1]]
+
+
+def write_call(thought: str, name: str, arguments: dict[str, object]) -> str:
+    """Write an action that calls a tool, JSON without spaces."""
+    call = json.dumps({"name": name, "arguments": arguments}, separators=(",", ":"))
+    return f"<think>{thought}</think><tool_call>{call}</tool_call>"
+
+
+def write_answer(thought: str, answer: str) -> str:
+    """Write an action that answers."""
+    return f"<think>{thought}</think><answer>{answer}</answer>"
+
+
+def plan_answer_only(task: Task, reference: Reference) -> tuple[str, ...]:
+    """Plan the right answer without a tool; for what cannot be seen, that teaches nothing but the format."""
+    thought = NO_TOOL if task.family in (zoom.FAMILY, window.FAMILY, measure.FAMILY) else CLEAR
+    return (write_answer(thought, reference.answer),)
+
+
+def plan_expert(task: Task, reference: Reference, *, right_share: float, rng: np.random.Generator) -> tuple[str, ...]:
+    """Plan all actions of one episode; `DataError` for a family that the expert does not know."""
+    if task.family == structure.FAMILY:
+        return plan_answer_only(task, reference)
+    if task.family == measure.FAMILY:
+        return _plan_measure(task, reference)
+    is_right = bool(rng.random() < right_share)
+    guess = task.choices[int(rng.integers(len(task.choices)))].choice_id
+    if task.family == zoom.FAMILY:
+        cell = _cell_of(task, reference)
+        looked_at = cell if is_right else 4
+        call = write_call(TOO_SMALL, "zoom", {"bbox": grid_box(looked_at)})
+        return call, _conclude(reference, guess, sees_it=looked_at == cell)
+    if task.family == window.FAMILY:
+        found = _KIND.search(task.question)
+        if found is None:
+            raise DataError(f"the expert cannot read the kind of insert in {task.question!r}")
+        preset = found.group(1) if is_right else DEFAULT_PRESET
+        call = write_call(NOT_VISIBLE, "window_level", {"preset": preset})
+        return call, _conclude(reference, guess, sees_it=is_right)
+    raise DataError(f"coldstart.source: the scripted expert knows no family {task.family!r}; use recorded trajectories")
+
+
+def _conclude(reference: Reference, guess: str, *, sees_it: bool) -> str:
+    return write_answer(VISIBLE, reference.answer) if sees_it else write_answer(NOT_VISIBLE, guess)
+
+
+def _cell_of(task: Task, reference: Reference) -> int:
+    x0, y0, x1, y1 = (float(value) for value in reference.boxes[0])
+    image = task.images[0]
+    column = int((x0 + x1) / 2 * 3 / image.width)
+    row = int((y0 + y1) / 2 * 3 / image.height)
+    return row * 3 + column
+
+
+def _plan_measure(task: Task, reference: Reference) -> tuple[str, ...]:
+    found = _POINTS.search(task.question)
+    if found is None:
+        raise DataError(f"the expert cannot read the points in {task.question!r}")
+    x0, y0, x1, y1 = (int(value) for value in found.groups())
+    call = write_call(MEASURE, "measure", {"points": [[x0, y0], [x1, y1]], "unit": "pixels"})
+    return call, write_answer(CLEAR, reference.answer)

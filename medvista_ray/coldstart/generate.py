@@ -1,0 +1,133 @@
+"""Run planned actions through the real env: the same stream, images and tools as a rollout, without an engine.
+
+A plan is played by a scripted policy client, so a cold-start trajectory cannot differ in form from what is trained
+later. The filter keeps what the env found well-formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvista_ray.coldstart.expert import plan_answer_only, plan_expert
+from medvista_ray.errors import DataError
+from medvista_ray.rendering.renderer import QwenRenderer
+from medvista_ray.rollout.env_factory import EnvFactory
+from medvista_ray.rollout.episode import EpisodeKey, EpisodeRunner, EpisodeSettings
+from medvista_ray.types.protocols import TaskRecord, TaskSource
+from medvista_ray.types.sampling import GenerateRequest, GenerateResult
+from medvista_ray.types.trajectories import Trajectory, VersionSpan, format_group_id
+
+Planner = Callable[[TaskRecord, np.random.Generator], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ColdStartData:
+    """Well-formed trajectories and the bytes of the images they show."""
+
+    trajectories: list[Trajectory]
+    images: dict[str, bytes]
+    num_dropped: int
+
+
+class PlannedClient:
+    """A policy client that plays a plan; its logprobs are 0.0 and its policy version is 0."""
+
+    def __init__(self, renderer: QwenRenderer) -> None:
+        self._renderer = renderer
+        self._plans: dict[str, tuple[str, ...]] = {}
+
+    def set_plan(self, group_id: str, actions: tuple[str, ...]) -> None:
+        """Give the actions of one episode."""
+        self._plans = {group_id: actions}
+
+    async def generate(self, request: GenerateRequest) -> GenerateResult:
+        """Return the planned action of this turn; `DataError` past the end of the plan."""
+        actions = self._plans[request.group_id]
+        if request.turn_index >= len(actions):
+            raise DataError(f"the plan of {len(actions)} actions was not enough: the env asked for another")
+        token_ids = self._renderer.encode_action(actions[request.turn_index])
+        return GenerateResult(
+            token_ids=token_ids,
+            logprobs=np.zeros(len(token_ids), np.float32),
+            version_spans=(VersionSpan(policy_version=0, start=0, end=len(token_ids)),),
+            prompt_length=len(request.token_ids),
+            stopped=True,
+        )
+
+
+class _ShownImages:
+    """A blob store that keeps what observations show: views, not sources."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, bytes] = {}
+
+    async def put_if_absent(self, digest: str, data: bytes) -> None:
+        """Keep bytes."""
+        self.images.setdefault(digest, data)
+
+    async def get_many(self, digests: Sequence[str]) -> list[bytes]:
+        """Return bytes."""
+        return [self.images[digest] for digest in digests]
+
+
+def make_expert_planner(right_share: float) -> Planner:
+    """Plan with the scripted expert."""
+    return lambda record, rng: plan_expert(record.task, record.reference, right_share=right_share, rng=rng)
+
+
+def make_answer_planner() -> Planner:
+    """Plan the bare right answer."""
+    return lambda record, rng: plan_answer_only(record.task, record.reference)
+
+
+async def generate_cold_start(
+    tasks: TaskSource,
+    *,
+    planner: Planner,
+    factory: EnvFactory,
+    renderer: QwenRenderer,
+    settings: EpisodeSettings,
+    count: int,
+    seed: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ColdStartData:
+    """Play `count` episodes over the tasks in order and keep the well-formed ones; `DataError` when none is."""
+    client = PlannedClient(renderer)
+    shown = _ShownImages()
+    runner = EpisodeRunner(renderer=renderer, client=client, blobs=shown, settings=settings)
+    kept: list[Trajectory] = []
+    for index in range(count):
+        record = tasks[index % len(tasks)]
+        group_id = format_group_id(0, index, 0)
+        client.set_plan(group_id, planner(record, np.random.default_rng((seed, index))))
+        for data in record.blobs.values():
+            factory.cache.put(data)
+        trajectory = await runner.run(
+            factory.make(), record.task, record.reference, EpisodeKey(group_id=group_id, member=0)
+        )
+        if is_well_formed(trajectory):
+            kept.append(trajectory)
+        on_progress(index + 1, count)
+    if not kept:
+        raise DataError("coldstart: no trajectory is well-formed; look at env.tools and env.max_turns")
+    digests = {span.digest for trajectory in kept for span in trajectory.image_spans}
+    images = {digest: shown.images[digest] for digest in digests}
+    return ColdStartData(trajectories=kept, images=images, num_dropped=count - len(kept))
+
+
+def is_well_formed(trajectory: Trajectory) -> bool:
+    """Keep live trajectories whose every turn the env found well-formed and whose calls all worked."""
+    failed = any(turn.tool_failure is not None for turn in trajectory.turns)
+    return trajectory.is_live and not failed and trajectory.reward_breakdown.get("format", 0.0) > 0
+
+
+def keep_well_formed(trajectories: Sequence[Trajectory]) -> Iterator[Trajectory]:
+    """Filter recorded trajectories of a teacher; a wrong answer goes too, where the reward says so."""
+    return (
+        trajectory
+        for trajectory in trajectories
+        if is_well_formed(trajectory) and trajectory.reward_breakdown.get("correct", 1.0) > 0
+    )

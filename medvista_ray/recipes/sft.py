@@ -1,0 +1,122 @@
+"""Supervised fine-tuning: make or read cold-start trajectories, filter them, train, export a policy folder."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from medvista_ray.assembly import MIB, load_run_renderer, make_episode_settings
+from medvista_ray.coldstart.generate import (
+    ColdStartData,
+    generate_cold_start,
+    keep_well_formed,
+    make_answer_planner,
+    make_expert_planner,
+)
+from medvista_ray.config.schema import RunConfig
+from medvista_ray.errors import DataError
+from medvista_ray.recipes.progress import Reporter
+from medvista_ray.recipes.rl import make_training_tasks
+from medvista_ray.rollout.env_factory import make_env_factory
+from medvista_ray.runs.directory import RunDirectory
+from medvista_ray.runs.metrics import MetricsWriter
+from medvista_ray.runs.trajectories import read_blob, read_trajectories, shown_images
+
+_STATE_EVERY = 100  # updates between two saved states
+
+
+def make_cold_start(config: RunConfig, *, reporter: Reporter, title: str) -> ColdStartData:
+    """Play the scripted expert over training tasks (bare answers when no tools are offered), or read a recording."""
+    if config.coldstart.source != "expert":
+        return _read_recording(config.coldstart.source)
+    count = config.coldstart.num_trajectories
+    tasks = make_training_tasks(replace(config, data=replace(config.data, num_tasks=count), seed=config.seed + 1))
+    factory = make_env_factory(config.env, cache_bytes=config.rollout.blob_cache_mb * MIB)
+    planner = make_expert_planner(config.coldstart.right_share) if config.env.offer_tools else make_answer_planner()
+    try:
+        with reporter.bar(title) as advance:
+            return asyncio.run(
+                generate_cold_start(
+                    tasks,
+                    planner=planner,
+                    factory=factory,
+                    renderer=load_run_renderer(config),
+                    settings=make_episode_settings(config),
+                    count=count,
+                    seed=config.seed,
+                    on_progress=lambda done, total: advance(done, total, ""),
+                )
+            )
+    finally:
+        factory.close()
+
+
+def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Reporter) -> tuple[Path, float]:
+    """Fine-tune `policy.path` and export it; returns the policy folder and the seconds taken.
+
+    A second call goes on from the newest saved state.
+    """
+    from medvista_ray.learner.sft import SFTStep, SupervisedTrainer
+
+    started_s = time.monotonic()
+    data = make_cold_start(config, reporter=reporter, title=f"{label}: trajectories")
+    trainer = SupervisedTrainer(
+        config.sft,
+        policy_config=config.policy,
+        trajectories=data.trajectories,
+        images=data.images,
+        seed=config.seed,
+    )
+    state = run.checkpoints_path(f"{label}-sft")
+    goes_on = (state / "newest").is_dir()
+    if goes_on:
+        trainer.load_state(state / "newest")
+    with MetricsWriter(run, f"{label}-sft", fresh=not goes_on) as metrics, reporter.bar(f"{label}: SFT") as advance:
+
+        def on_step(step: SFTStep) -> None:
+            advance(step.step, step.steps, f"loss {step.loss:.3f}")
+            metrics.write(step.step, {"sft/loss/nats": step.loss, "sft/lr/rate": step.lr})
+            if step.step % _STATE_EVERY == 0:
+                _save_state(trainer.save_state, state)
+
+        trainer.run(on_step=on_step)
+    folder = run.model_path(label)
+    shutil.rmtree(folder, ignore_errors=True)
+    trainer.export(folder)
+    shutil.rmtree(state, ignore_errors=True)
+    return folder, time.monotonic() - started_s
+
+
+def _save_state(save: Callable[[Path], None], folder: Path) -> None:
+    """Write a state beside the newest and put it in its place; a crash leaves one of the two whole."""
+    partial, newest, old = folder / "partial", folder / "newest", folder / "old"
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(partial)
+    if newest.exists():
+        newest.rename(old)
+    partial.rename(newest)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_recording(source: str) -> ColdStartData:
+    """Read `RUN_DIRECTORY:LABEL`, as `medvista` records trajectories."""
+    root, _, label = source.rpartition(":")
+    if not root:
+        raise DataError(f"coldstart.source={source!r}: give 'expert' or RUN_DIRECTORY:LABEL of a recording")
+    run = RunDirectory.open(root)
+    groups = list(read_trajectories(run, label))
+    kept = list(keep_well_formed([member for group in groups for member in group.trajectories]))
+    if not kept:
+        raise DataError(
+            f"coldstart.source={source!r} holds no well-formed, right trajectory; labels: {run.recorded_labels()}"
+        )
+    images = {digest: read_blob(run, image) for group in groups for digest, image in shown_images(group).items()}
+    return ColdStartData(
+        trajectories=kept, images=images, num_dropped=sum(len(group.trajectories) for group in groups) - len(kept)
+    )
