@@ -32,7 +32,7 @@ SHORT = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(SHORT, max_examples=3000, stateful_step_count=60, derandomize=False)
+LONG = settings(SHORT, max_examples=2000, stateful_step_count=60, derandomize=False)
 NO_SHRINK = settings(SHORT, max_examples=300, phases=[Phase.generate], report_multiple_bugs=False)
 
 
