@@ -21,7 +21,7 @@ from medvista_ray.runs.directory import RunDirectory, check_label
 if TYPE_CHECKING:
     from pathlib import Path
 
-_KEY = re.compile(r"[a-z0-9_]+(/[A-Za-z0-9_.-]+){2,}")
+_KEY = re.compile(r"[a-z0-9_]+(/[^/\s]([^/\r\n\t]*[^/\s])?){2,}")  # parts may be names of families and rewards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

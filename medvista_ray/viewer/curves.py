@@ -44,9 +44,10 @@ def _spec(title: str, key: str, y_label: str) -> CurveSpec:
 
 SPECS = (
     _spec("Reward", r"rollout/reward/mean", "mean of live members"),
-    _spec("Reward by family", r"rollout/reward[_/](?P<name>(?!mean\b|std\b|min\b|max\b)\w+)(/mean)?", "mean"),
+    _spec("Reward by family", r"rollout/reward[_/](?P<name>(?!mean$|std$|min$|max$)[^/]+)(/mean)?", "mean"),
     _spec("Staleness of trained groups", r"buffer/staleness/(?P<name>mean|max)", "policy versions"),
-    _spec("KL between engine and learner", r"learner/(?P<name>\w*kl\w*)/\w+", "nats"),
+    _spec("Reward by part", r"reward/(?P<name>.+)/mean", "mean"),
+    _spec("KL to the engine and to the initial weights", r"learner/(?P<name>\w*kl\w*)/\w+", "nats"),
     _spec("Entropy", r"learner/entropy/\w+", "nats per token"),
     _spec("Gradient norm", r"learner/grad_norm/\w+", "L2"),
     _spec("Rollout speed", r"rollout/action_tokens/per_s", "sampled tokens per second"),
@@ -86,6 +87,7 @@ def _draw(lines: Lines, spec: CurveSpec) -> str:
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": spec.title,
+        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
         "font.size": 9,
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
     }

@@ -34,10 +34,19 @@ def test_metrics_round_trip_by_label(run: RunDirectory) -> None:
     assert len(read_metrics(run)) == 3
 
 
-@pytest.mark.parametrize("key", ["reward", "rollout/reward", "Rollout/reward/mean", "rollout//mean", "a b/c/d", ""])
+@pytest.mark.parametrize(
+    "key", ["reward", "rollout/reward", "Rollout/reward/mean", "rollout//mean", "a b/c/d", "a/b /c", "a/b\nb/c", ""]
+)
 def test_a_key_is_stage_what_unit(run: RunDirectory, key: str) -> None:
     with MetricsWriter(run, "sft", tensorboard=False) as writer, pytest.raises(ValueError, match="stage/what/unit"):
         writer.write(1, {key: 1.0})
+
+
+def test_names_of_users_may_stand_in_a_key(run: RunDirectory) -> None:
+    key = "reward/Dice score (é)/mean"
+    with MetricsWriter(run, "rl") as writer:
+        writer.write(1, {key: 0.5})
+    assert read_metrics(run)[0].values == {key: 0.5}
 
 
 def test_a_value_that_is_no_number_stays_valid_json(run: RunDirectory) -> None:

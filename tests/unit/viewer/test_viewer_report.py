@@ -196,7 +196,8 @@ def make_run(root: Path, *, num_items: int = 12) -> RunDirectory:
                         "rollout/reward_window/mean": 1.1 + 0.75 * rise + noise,
                         "buffer/staleness/mean": 0.8 + noise,
                         "buffer/staleness/max": float(random.integers(1, 3)),
-                        "learner/kl/mean": 1e-3 * rise,
+                        "reward/correct $x^{$/mean": rise,
+                        "learner/kl_rollout/mean": 1e-3 * rise,
                         "learner/entropy/mean": 0.5 - 0.3 * rise + noise / 5,
                         "rollout/action_tokens/per_s": 2300 + 900 * noise,
                     },
@@ -239,9 +240,18 @@ def test_limits_are_said_plainly(page: Page) -> None:
 
 
 def test_every_curve_is_drawn(page: Page) -> None:
-    for title in ("Reward by family", "Staleness", "KL between", "Entropy", "Rollout speed", "SFT loss"):
+    for title in (
+        "Reward by family",
+        "Staleness",
+        "KL to the engine",
+        "Reward by part",
+        "Entropy",
+        "Rollout speed",
+        "SFT loss",
+    ):
         assert title in page.text, title
-    assert "rl_tools zoom" in page.text
+    for legend in ("rl_tools zoom", "rl_no_tools window", "rl_tools correct $x^{$", "kl_rollout"):
+        assert legend in page.text, legend
 
 
 def test_ten_items_before_and_after_with_their_images(page: Page) -> None:
