@@ -106,7 +106,7 @@ def _volume_slices(entry: ManifestEntry, path: Path) -> tuple[SourceImage, ...]:
         rows, columns = [other for other in (2, 1, 0) if other != axis][:2]
         count = volume.shape[axis]
         for index in range(int(count * SLICE_RANGE[0]), int(count * SLICE_RANGE[1]), SLICE_STEP):
-            values = np.rot90(np.take(volume, index, axis))  # superior or anterior up
+            values = np.rot90(np.moveaxis(volume, axis, 0)[index])  # superior or anterior up; `take` would copy it all
             slices.append(_make_slice(entry, np.ascontiguousarray(values), (zooms[rows], zooms[columns]), plane))
     return tuple(slices)
 
