@@ -22,13 +22,14 @@ class ScriptedLearner:
     def __init__(self, buffer: ReplayBuffer, *, world_size: int = 1, step_s: float = 0.0) -> None:
         self._buffer = buffer
         self._world_size = world_size
-        self._step_s = step_s
+        self.step_s = step_s
         self._is_dead = False
         self.history: list[list[str]] = []  # group ids of every train step in the weights
         self.num_steps = 0  # train steps, those of lost weights among them
         self.die_at: set[int] = set()  # num_steps at which it dies, after the ack
         self.expire_at: set[int] = set()  # num_steps at which the batch goes back before the ack
-        self.die_in_checkpoint = False  # once
+        self.num_saves = 0
+        self.die_in_save: set[int] = set()  # num_saves at which it dies, with half a file written
         self.max_abs_logprob_diffs: dict[int, float] = {}  # train_from_version -> measured difference, nats
         self.written: list[int] = []  # versions
         self.is_closed = False
@@ -40,7 +41,7 @@ class ScriptedLearner:
         if isinstance(lease, Wait):
             return lease
         shards = [await self._buffer.shard(lease.lease_id, rank=rank) for rank in range(self._world_size)]
-        await asyncio.sleep(self._step_s)
+        await asyncio.sleep(self.step_s)
         self.num_steps += 1
         if self.num_steps in self.expire_at:
             await self._buffer.nack(lease.lease_id, fence=fence)
@@ -77,10 +78,10 @@ class ScriptedLearner:
         return [sample.logprobs for sample in samples]
 
     async def save_checkpoint(self, path: str) -> None:
-        """Write the history into an existing folder; dies half way when `die_in_checkpoint`."""
+        """Write the history into an existing folder; dies half way where `die_in_save` says so."""
         self._check_alive()
-        if self.die_in_checkpoint:
-            self.die_in_checkpoint = False
+        self.num_saves += 1
+        if self.num_saves in self.die_in_save:
             _write(path, "history.json", '{"half')
             self._die()
         _write(path, "history.json", json.dumps(self.history))

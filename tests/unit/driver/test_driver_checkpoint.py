@@ -55,7 +55,7 @@ async def test_only_the_newest_are_kept(tmp_path: Path, learner: ScriptedLearner
 
 async def test_a_crash_in_the_middle_leaves_the_one_before(tmp_path: Path, learner: ScriptedLearner) -> None:
     before = await save_checkpoint(tmp_path, make_border(1), learner, keep_last=1)
-    learner.die_in_checkpoint = True
+    learner.die_in_save = {2}
     with pytest.raises(LearnerDiedError):
         await save_checkpoint(tmp_path, make_border(2), learner, keep_last=1)
     assert find_checkpoint(tmp_path) == before

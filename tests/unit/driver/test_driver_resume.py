@@ -57,18 +57,27 @@ async def test_a_resumed_lock_step_run_equals_an_undisturbed_one(make_world: Mak
     changes = {
         "num_tasks": 24,
         "rewards": mixed_rewards,
-        "delay_s": lambda work: 0.002 * (1 + parse_group_id(work.group_id)[1] % 3),
         "buffer_config": {"max_staleness": 0, "groups_per_step": 3},
     }
     root = make_world().folder
     whole = make_world(folder=root / "whole", **changes)
     await whole.run()
-    first = make_world(folder=root / "cut", **changes)
-    run = asyncio.create_task(first.run())
-    while first.engines.policy_version != 2 or first.env_pool.num_running != 2:  # noqa: ASYNC110
-        await asyncio.sleep(0)  # in the middle of a wave
-    first.driver.request_stop()
-    await run
+    seen: list[str] = []
+
+    def stop_in_a_wave(work: GroupWork) -> float:  # its first group commits, the others still run
+        if first.engines.policy_version != 2:
+            return 0.0
+        seen.append(work.group_id)
+        return 0.001 if len(seen) == 1 else 60.0
+
+    def ask_at_commit(work: GroupWork) -> Any:
+        if work.group_id in seen:
+            asyncio.get_running_loop().call_later(0.02, first.driver.request_stop)
+        return mixed_rewards(work)
+
+    first = make_world(folder=root / "cut", **{**changes, "delay_s": stop_in_a_wave, "rewards": ask_at_commit})
+    await first.run()
+    assert len(seen) == 3
     second = make_world(folder=root / "cut", **changes)
     await second.driver.resume(root / "cut")
     await second.run()
@@ -104,16 +113,16 @@ async def test_a_train_step_that_does_not_end_is_abandoned(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver_module, "_STOP_GRACE_S", 0.05)
-    world = make_world()
-    run = asyncio.create_task(world.run())
-    while not list_checkpoints(world.folder / "checkpoints"):  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
-    world.learner._step_s = 60.0
-    while world.driver._parts.learner.num_steps == 0:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
-    await asyncio.sleep(0.05)
-    world.driver.request_stop()
-    outcome = await run
+
+    def rewards(work: GroupWork) -> Any:  # once version 2 is there, the next train step does not end
+        if world.engines.policy_version == 2 and not world.learner.step_s:
+            world.learner.step_s = 60.0
+            asyncio.get_running_loop().call_later(0.2, world.driver.request_stop)
+        return different_rewards(work)
+
+    world = make_world(rewards=rewards, delay_s=0.002)
+    outcome = await world.run()
+    assert len(world.learner.history) == 2
     assert outcome.end is RunEnd.STOPPED
     assert outcome.checkpoint == list_checkpoints(world.folder / "checkpoints")[-1]
 
@@ -159,11 +168,9 @@ async def test_a_learner_that_keeps_dying_fails_the_run_with_its_batches(make_wo
 
 async def test_a_crash_in_a_checkpoint_leaves_the_one_before(make_world: MakeWorld) -> None:
     world = make_world(num_tasks=16)
-    run = asyncio.create_task(world.run())
-    while len(list_checkpoints(world.folder / "checkpoints")) < 1:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
-    world.learner.die_in_checkpoint = True
-    await run  # the driver resumes by itself
+    world.learner.die_in_save = {2}
+    await world.run()  # the driver resumes by itself
+    assert world.engines.versions == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 8]
     assert sorted(task_indices(world.trained)) == list(range(16))
     assert not list((world.folder / "checkpoints").glob(".tmp-*"))
 
