@@ -37,6 +37,18 @@ def pad_plan(plan: Sequence[tuple[int, ...]], num_microbatches: int) -> list[tup
     return [*plan, *([()] * (num_microbatches - len(plan)))]
 
 
+def split_plan(plan: Sequence[tuple[int, ...]], num_microbatches: int) -> list[tuple[int, ...]]:
+    """Halve the largest microbatch until there are at least `num_microbatches`, or one sequence in each."""
+    parts = list(plan)
+    while len(parts) < num_microbatches:
+        largest = max(range(len(parts)), key=lambda index: (len(parts[index]), -index))
+        rows = parts[largest]
+        if len(rows) < 2:
+            break
+        parts[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return parts
+
+
 def minibatch_indices(num_samples: int, *, minibatches: int, minibatch_index: int) -> range:
     """Return which samples of a shard one optimizer minibatch trains: every `minibatches`-th."""
     return range(minibatch_index, num_samples, minibatches)

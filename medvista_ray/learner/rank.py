@@ -221,7 +221,8 @@ class LearnerRank:
         )
         totals, scale = batch.shard.totals, float(self._config.minibatches)
         result = compute_policy_loss(tokens, totals, self._config, scale=scale)
-        (result.loss + scores.anchor).backward()  # type: ignore[no-untyped-call]
+        to_sum = float(self._address.world_size)  # FSDP2 averages over ranks, the losses of ranks add up
+        torch.autograd.backward(to_sum * (result.loss + scores.anchor))
         batch.tally.num_microbatches += 1
         batch.tally.add_loss(result)
         batch.tally.add_rows(

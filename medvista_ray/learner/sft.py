@@ -1,23 +1,29 @@
 """Supervised fine-tuning on trajectories: cross-entropy on the action tokens, under the forward pass of RL.
 
 One process, no lease, no engine. Knows records and a policy; not where trajectories come from or what they show.
+
+Threads: on CPU each of `num_threads` workers runs whole microbatches on one core, and gradients are added in the order
+of the microbatches. An OpenMP pool that splits every operator meets at a barrier thousands of times a step, and falls
+behind one thread as soon as anything else wants a core.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medvista_ray.config.schema import PolicyConfig, SFTConfig
 from medvista_ray.errors import DataError, RunFailedError
 from medvista_ray.learner.checkpoints import load_rank_state, save_rank_state
-from medvista_ray.learner.microbatches import make_microbatch, prepare_images, score_actions
+from medvista_ray.learner.microbatches import MicroBatch, make_microbatch, prepare_images, score_actions
 from medvista_ray.learner.optimizer import (
     clip_factor,
     cosine_lr,
@@ -26,7 +32,7 @@ from medvista_ray.learner.optimizer import (
     scale_gradients,
     set_lr,
 )
-from medvista_ray.learner.packing import plan_microbatches
+from medvista_ray.learner.packing import plan_microbatches, split_plan
 from medvista_ray.learner.process_group import RankAddress
 from medvista_ray.policy.image_processor import ImageProcessor
 from medvista_ray.policy.loading import load_policy, save_policy
@@ -80,6 +86,7 @@ class SupervisedTrainer:
         self._policy = load_policy(policy_config.path, dtype="float32", device=policy_config.device)
         self._processor = ImageProcessor(self._policy.folder)
         self._optimizer = make_optimizer(self._policy.network, lr=config.lr, betas=BETAS, weight_decay=0.0)
+        self._parameters = list(self._policy.network.parameters())
         self._steps_done = 0
 
     @property
@@ -88,22 +95,25 @@ class SupervisedTrainer:
         return self._steps_done
 
     def run(self, *, on_step: Callable[[SFTStep], None] | None = None) -> None:
-        """Make the remaining updates on `num_threads` threads; `on_step` may raise to stop between two of them."""
-        with _torch_threads(self._config.num_threads):
+        """Make the remaining updates; `on_step` may raise to stop between two of them."""
+        with _one_thread_an_operator(), ThreadPoolExecutor(self._num_workers, "sft") as workers:
             while self._steps_done < self._config.steps:
-                done = self.train_step()
+                done = self._train_step(workers)
                 if on_step is not None:
                     on_step(done)
 
-    def train_step(self) -> SFTStep:
-        """Make one update."""
+    @property
+    def _num_workers(self) -> int:
+        return self._config.num_threads if self._policy.device.type == "cpu" else 1
+
+    def _train_step(self, workers: Executor) -> SFTStep:
         batch = [self._trajectories[index] for index in self._batch_indices(self._steps_done)]
         num_action_tokens = sum(trajectory.num_action_tokens for trajectory in batch)
-        loss = self._accumulate(batch, num_action_tokens)
-        grad_norm = global_grad_norm(self._policy.network.parameters())
+        loss = self._compute_gradients(batch, num_action_tokens, workers)
+        grad_norm = global_grad_norm(self._parameters)
         if not math.isfinite(grad_norm):
             raise RunFailedError(f"the gradient norm of SFT step {self._steps_done} is {grad_norm}; lower sft.lr")
-        scale_gradients(self._policy.network.parameters(), clip_factor(grad_norm, self._config.max_grad_norm))
+        scale_gradients(self._parameters, clip_factor(grad_norm, self._config.max_grad_norm))
         lr = cosine_lr(
             self._steps_done,
             lr=self._config.lr,
@@ -139,20 +149,29 @@ class SupervisedTrainer:
         """Write the policy as an ordinary Hugging Face folder."""
         save_policy(self._policy, folder)
 
-    def _accumulate(self, batch: Sequence[Trajectory], num_action_tokens: int) -> float:
+    def _compute_gradients(self, batch: Sequence[Trajectory], num_action_tokens: int, workers: Executor) -> float:
         """Leave the gradient of the mean cross-entropy of a batch; return that mean, nats."""
-        self._optimizer.zero_grad(set_to_none=True)
-        total = 0.0
         lengths = [len(trajectory.token_ids) for trajectory in batch]
-        for rows in plan_microbatches(lengths, max_tokens=self._config.microbatch_tokens):
+        plan = plan_microbatches(lengths, max_tokens=self._config.microbatch_tokens)
+        running = []
+        for rows in split_plan(plan, self._num_workers):
             streams = [batch[row] for row in rows]
             images = prepare_images(streams, self._images, self._processor)
             microbatch = make_microbatch(streams, images, self._policy, device=self._policy.device)
-            scores = score_actions(self._policy.network, microbatch, _PLAIN)
-            loss = -scores.logprobs_T.sum() / num_action_tokens
-            (loss + scores.anchor).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            running.append(workers.submit(self._gradients_of, microbatch, num_action_tokens))
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in running:
+            loss, gradients = part.result()
+            total += loss
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return total
+
+    def _gradients_of(self, microbatch: MicroBatch, num_action_tokens: int) -> tuple[float, tuple[Tensor, ...]]:
+        scores = score_actions(self._policy.network, microbatch, _PLAIN)
+        loss = -scores.logprobs_T.sum() / num_action_tokens
+        return float(loss.detach()), torch.autograd.grad(loss + scores.anchor, self._parameters)
 
     def _batch_indices(self, step: int) -> list[int]:
         """Return the batch of one step: consecutive pieces of one seeded permutation after another."""
@@ -166,9 +185,9 @@ class SupervisedTrainer:
 
 
 @contextmanager
-def _torch_threads(num_threads: int) -> Iterator[None]:
+def _one_thread_an_operator() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

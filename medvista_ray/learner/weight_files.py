@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
+from medvista_ray.policy.weights import write_weights
 from medvista_ray.types.sampling import WeightUpdate
 
 _NAME = re.compile(r"weights-(\d{8})\.safetensors")
@@ -23,12 +21,7 @@ def write_weight_file(state: Mapping[str, torch.Tensor], policy_version: int, fo
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"weights-{policy_version:08d}.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file(dict(state), partial)
-    with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    digest = write_weights(state, path)
     _prune(folder, policy_version)
     return WeightUpdate(policy_version=policy_version, path=str(path), digest=digest)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvista_ray.learner.packing import minibatch_indices, pad_plan, padding_share, plan_microbatches
+from medvista_ray.learner.packing import minibatch_indices, pad_plan, padding_share, plan_microbatches, split_plan
 
 sequence_lengths = st.lists(st.integers(1, 300), max_size=40)
 
@@ -41,6 +41,15 @@ def test_padding_with_dummies() -> None:
     assert pad_plan([], 1) == [()]
     with pytest.raises(ValueError, match="do not fit"):
         pad_plan([(0,), (1,)], 1)
+
+
+@given(sequence_lengths.filter(bool), st.integers(1, 6))
+def test_a_split_plan_keeps_the_order_and_has_as_many_parts_as_it_can(lengths: list[int], wanted: int) -> None:
+    plan = plan_microbatches(lengths, max_tokens=1000)
+    parts = split_plan(plan, wanted)
+    assert [index for rows in parts for index in rows] == [index for rows in plan for index in rows]
+    assert all(parts)
+    assert len(parts) >= min(wanted, len(lengths))
 
 
 @given(st.integers(0, 50), st.integers(1, 7))
