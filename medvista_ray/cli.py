@@ -224,7 +224,9 @@ def report(run_directory: Path) -> None:
     from medvista_ray.runs.directory import RunDirectory
     from medvista_ray.viewer.report import write_report
 
-    typer.echo(write_report(RunDirectory.open(run_directory)))
+    run = RunDirectory.open(run_directory)
+    write_report(run)
+    typer.echo(run.report_path)
 
 
 def _expand_families(overrides: Sequence[str] | None) -> list[str]:
@@ -253,7 +255,7 @@ def _run_stages(
     reporter = Reporter()
     run = RunDirectory.create(folder, config, fresh=fresh)
     summary = execute(run, reporter)
-    page = write_report(run)
+    write_report(run)
     if as_json:
         typer.echo(run.summary_path.read_text())
         return
@@ -263,6 +265,6 @@ def _run_stages(
     console.print(make_table(rows_of_summary(summary)))
     console.print(
         f"{summary.wall_s.total:.0f} s in all. Few subjects, made for demonstration: no claim of medical skill.\n"
-        f"Look at {page}; numbers in {run.summary_path}; the trained model in {run.model_path('rl_tools')}",
+        f"Look at {run.report_path}; numbers in {run.summary_path}; the trained model in {run.model_path('rl_tools')}",
         highlight=False,
     )

@@ -23,7 +23,7 @@ from medvista_ray.types.trajectories import Trajectory, VersionSpan, format_grou
 Planner = Callable[[TaskRecord, np.random.Generator], tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)  # asyncio.run writes the repr of its result
 class ColdStartData:
     """Well-formed trajectories and the bytes of the images they show."""
 

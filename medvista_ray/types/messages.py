@@ -86,9 +86,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reference:
-    """What only rewards see. Never sent to a tool, a log, the journal, the blob store or the stream."""
+    """What only rewards see. Never sent to a tool, a log, the journal, the blob store or the stream.
+
+    Its repr names the task and nothing else, so that no log line can carry it.
+    """
 
     task_id: str
-    answer: str  # the choice id of a closed question, else the text or number
-    tolerance: float | None = None  # relative; set for numeric answers
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # [N, 4] x0 y0 x1 y1, source pixels
+    answer: str = field(repr=False)  # the choice id of a closed question, else the text or number
+    tolerance: float | None = field(default=None, repr=False)  # relative; set for numeric answers
+    boxes: np.ndarray = field(
+        default_factory=lambda: np.zeros((0, 4), np.float32), repr=False
+    )  # [N, 4] x0 y0 x1 y1, source pixels

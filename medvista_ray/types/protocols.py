@@ -179,7 +179,6 @@ class ReplayBuffer(Protocol):
         """Walk committed groups and end states in order."""
 
 
-
 class LearnerGroup(Protocol):
     """The built-in learner: one or more ranks that train one batch at a time."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,10 +19,10 @@ class TrainingSample:
 
     group_id: str
     member: int
-    token_ids: np.ndarray  # int32 [L] observations and actions, expanded, in order
-    loss_mask: np.ndarray  # bool [L] True on action tokens
-    logprobs: np.ndarray  # float32 [L] nats, from the engine; 0.0 off the mask
-    advantages: np.ndarray  # float32 [L] 0.0 off the mask
+    token_ids: np.ndarray = field(repr=False)  # int32 [L] observations and actions, expanded, in order
+    loss_mask: np.ndarray = field(repr=False)  # bool [L] True on action tokens
+    logprobs: np.ndarray = field(repr=False)  # float32 [L] nats, from the engine; 0.0 off the mask
+    advantages: np.ndarray = field(repr=False)  # float32 [L] 0.0 off the mask
     image_spans: tuple[ImageSpan, ...]  # in order of offset
     version_spans: tuple[VersionSpan, ...]  # cover the action tokens
     reward: float = 0.0

@@ -73,12 +73,12 @@ class Trajectory:
     group_id: str
     member: int
     task_id: str
-    token_ids: np.ndarray  # int32 [L] observations and actions, expanded, in order
-    loss_mask: np.ndarray  # bool [L] True on action tokens
-    logprobs: np.ndarray  # float32 [L] nats under the distribution sampled from; 0.0 off the mask
+    token_ids: np.ndarray = field(repr=False)  # int32 [L] observations and actions, expanded, in order
+    loss_mask: np.ndarray = field(repr=False)  # bool [L] True on action tokens
+    logprobs: np.ndarray = field(repr=False)  # float32 [L] nats under the distribution sampled from; 0.0 off the mask
     image_spans: tuple[ImageSpan, ...] = ()
     version_spans: tuple[VersionSpan, ...] = ()  # cover the action tokens
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn, ...] = field(default=(), repr=False)
     stop_reason: StopReason = StopReason.ANSWERED
     reward: float = 0.0
     reward_breakdown: Mapping[str, float] = field(default_factory=dict)
