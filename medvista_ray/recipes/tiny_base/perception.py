@@ -99,16 +99,16 @@ class PerceptionSource:
     """Draws perception items of one split by kind; `MIXTURE` is the training mixture."""
 
     MIXTURE: dict[str, float] = {  # noqa: RUF012 - a constant table
-        "where": 0.15,
-        "crop": 0.11,
-        "crop_after_view": 0.09,
+        "where": 0.17,
+        "crop": 0.09,
+        "crop_after_view": 0.08,
         "crop_none": 0.06,
-        "two_turns": 0.10,
-        "window": 0.13,
-        "window_after_view": 0.10,
+        "two_turns": 0.08,
+        "window": 0.14,
+        "window_after_view": 0.12,
         "window_none": 0.05,
-        "structure": 0.15,
-        "repeat": 0.06,
+        "structure": 0.14,
+        "repeat": 0.07,
     }
     DENSE_MIXTURE: dict[str, float] = {  # noqa: RUF012
         "where": 0.35,
