@@ -104,7 +104,7 @@ class LocalLearnerGroup:
             await self._buffer.ack(lease.lease_id, fence=fence)
             is_acked = True
         finally:
-            if not is_acked:
+            if not is_acked and self._rank is not None:
                 await self._in_thread(lambda rank: rank.drop_gradients())
         return await self._in_thread(lambda rank: rank.finish_batch())
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from medvista_ray.images.codec import digest_of, encode_png
+from medvista_ray.types.messages import Task
 from medvista_ray.types.samples import BatchShard, BatchTotals, TrainingSample
-from medvista_ray.types.trajectories import ImageSpan, VersionSpan
+from medvista_ray.types.trajectories import ImageSpan, Trajectory, TrajectoryGroup, VersionSpan
 
 FIRST_TEXT_ID = 20  # behind the special tokens
 NUM_TEXT_IDS = 200
@@ -90,3 +91,40 @@ def make_shards(parts: Sequence[Sequence[TrainingSample]], *, train_from_version
         )
         for rank, part in enumerate(parts)
     ]
+
+
+def as_trajectory(sample: TrainingSample) -> Trajectory:
+    """Return the record that a sample could have been cut from."""
+    return Trajectory(
+        group_id=sample.group_id,
+        member=sample.member,
+        task_id="t-0",
+        token_ids=sample.token_ids,
+        loss_mask=sample.loss_mask,
+        logprobs=sample.logprobs,
+        image_spans=sample.image_spans,
+        version_spans=sample.version_spans,
+        reward=sample.reward,
+    )
+
+
+def make_group(
+    group_id: str, *, digests: Sequence[str], image_token_id: int, version: int = 0, members: int = 3
+) -> TrajectoryGroup:
+    """Return a finished group whose last member alone was right; the other members see one image less."""
+    seed = int(group_id.split("/")[1])
+    samples = [
+        make_sample(
+            member,
+            digests=digests if member == members - 1 else digests[1:],
+            image_token_id=image_token_id,
+            seed=seed,
+            version=version,
+            reward=float(member == members - 1),
+        )
+        for member in range(members)
+    ]
+    task = Task(task_id="t-0", family="zoom", question="?", images=())
+    return TrajectoryGroup(
+        group_id=group_id, attempt=0, incarnation=0, task=task, trajectories=tuple(as_trajectory(s) for s in samples)
+    )
