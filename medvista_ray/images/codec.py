@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+import struct
+import zlib
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -19,6 +22,14 @@ from medvista_ray.types.messages import NPY_MIME, PNG_MIME, ImageRef
 MAX_PIXELS = 64 * 1024 * 1024  # checked before pixels are decoded
 _PILLOW_FORMATS = {PNG_MIME: "PNG", "image/jpeg": "JPEG"}
 _VALUE_DTYPES = ("<i2", "<f4")
+_DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits; converting them to RGB would clip, not scale
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+# NumPy evaluates a header as Python; only the one form that it writes is read here.
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([^'\\]{1,16})', 'fortran_order': (True|False), 'shape': \(([0-9, ]{0,64})\), \} *\n"
+)
+# What parsers of damaged bytes raise.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 def digest_of(data: bytes) -> str:
@@ -36,10 +47,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def encode_npy(values: np.ndarray) -> bytes:
-    """Encode stored values [H, W] (int16 or float32), little-endian."""
-    dtype = "<i2" if values.dtype.kind in "iu" else "<f4"
+    """Encode stored values [H, W]: whole numbers as int16, or `ImageError` where they do not fit; else float32."""
+    is_whole = values.dtype.kind in "iu"
+    if is_whole and values.size and (values.min() < -32768 or values.max() > 32767):
+        raise ImageError(f"stored values from {values.min()} to {values.max()} do not fit int16; give float32")
     buffer = io.BytesIO()
-    npy_format.write_array(buffer, np.ascontiguousarray(values, dtype=dtype), allow_pickle=False)
+    contiguous = np.ascontiguousarray(values, dtype="<i2" if is_whole else "<f4")
+    npy_format.write_array(buffer, contiguous, version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
@@ -53,30 +67,33 @@ def decode(data: bytes, mime: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarra
         with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[mime]]) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(f"{image.width} x {image.height} pixels are more than the cap of {max_pixels}")
+            if image.mode.startswith(_DEEP_MODES):
+                raise ImageError(f"{mime} of more than 8 bits ({image.mode}) is not allowed; store the values as .npy")
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"not a readable {mime} image: {error}") from error
 
 
 def _decode_npy(data: bytes, max_pixels: int) -> np.ndarray:
-    buffer = io.BytesIO(data)
-    try:
-        version = npy_format.read_magic(buffer)
-        if version != (1, 0):
-            raise ImageError(f"npy version {version} is not allowed; write version 1.0")
-        shape, fortran, dtype = npy_format.read_array_header_1_0(buffer)
-    except ValueError as error:
-        raise ImageError(f"not a readable npy array: {error}") from error
-    if len(shape) != 2 or fortran or dtype.str not in _VALUE_DTYPES:
-        raise ImageError(f"stored values are int16 or float32 [H, W] in C order, got {dtype.str} {shape}")
+    if data[: len(_NPY_MAGIC)] != _NPY_MAGIC:
+        raise ImageError("not an npy array of version 1.0")
+    start = len(_NPY_MAGIC) + 2
+    end = start + int.from_bytes(data[start - 2 : start], "little")
+    header = _NPY_HEADER.fullmatch(data[start:end])
+    if header is None:
+        raise ImageError("not a readable npy array: its header is not one that NumPy writes for plain numbers")
+    dtype, shape = header[1].decode("latin-1"), tuple(int(side) for side in header[3].replace(b",", b" ").split())
+    if len(shape) != 2 or header[2] == b"True" or dtype not in _VALUE_DTYPES:
+        raise ImageError(f"stored values are int16 or float32 [H, W] in C order, got {dtype} {shape}")
     if shape[0] * shape[1] > max_pixels or shape[0] * shape[1] < 1:
         raise ImageError(f"{shape[1]} x {shape[0]} pixels are not between 1 and the cap of {max_pixels}")
-    payload = data[buffer.tell() :]
-    if len(payload) != shape[0] * shape[1] * dtype.itemsize:
-        raise ImageError(
-            f"npy payload has {len(payload)} bytes, its header says {shape[0] * shape[1] * dtype.itemsize}"
-        )
-    return np.frombuffer(payload, dtype).reshape(shape)
+    num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    if len(data) - end != num_bytes:
+        raise ImageError(f"npy payload has {len(data) - end} bytes, its header says {num_bytes}")
+    values = np.frombuffer(data, dtype, offset=end).reshape(shape)
+    if not np.isfinite(values).all():
+        raise ImageError("a stored value is not a finite number")
+    return values
 
 
 def make_ref(

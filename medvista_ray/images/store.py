@@ -82,8 +82,8 @@ class FolderBlobStore:
         """Store bytes under their SHA-256, or renew the age of the blob that is there."""
         path = self.path_of(digest)
         with self._lock:
+            now = self._clock()
             if path.exists():
-                now = self._clock()
                 os.utime(path, (now, now))
                 return
             if digest_of(data) != digest:
@@ -91,6 +91,7 @@ class FolderBlobStore:
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.part")
             partial.write_bytes(data)
+            os.utime(partial, (now, now))
             partial.rename(path)
 
     def get(self, digest: str) -> bytes:
