@@ -6,7 +6,7 @@ third of the items, so no constant policy wins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class WindowScene:
     kind: str
     center: tuple[int, int]  # x, y of the insert, pixels
     radius_px: float
+    cell_px: int  # side of one cell of the letter
+    insert_hu: float
+    letter_hu: float
     source: str
     modality: str
     spacing_mm: tuple[float, float] | None
@@ -62,47 +65,40 @@ def draw_window_scene(rng: np.random.Generator, pool: Pool) -> WindowScene:
         cut = draw_cut(rng, image, VIEW_PX, use_values=True)
         kind = KINDS[int(rng.integers(len(KINDS)))]
         letter = LETTERS[int(rng.integers(len(LETTERS)))]
-        scale = int(rng.choice([3, 4]))
-        radius = 17.5 if scale == 3 else 22.5
+        cell_px = int(rng.choice([3, 4]))
         center = (int(rng.integers(24, VIEW_PX - 23)), int(rng.integers(24, VIEW_PX - 23)))
         jitter = rng.uniform(-1.0, 1.0, 2)
-        scenes = {
-            each: WindowScene(
-                values=_with_insert(cut.pixels, kind, each, center, scale, radius, jitter),
-                letter=each,
-                kind=kind,
-                center=center,
-                radius_px=radius,
-                source=image.source,
-                modality=image.modality,
-                spacing_mm=cut.spacing_mm,
-            )
-            for each in LETTERS
-        }
+        insert_hu, insert_jitter, letter_hu, letter_jitter = INSERTS[kind]
+        blank = WindowScene(
+            values=cut.pixels.astype(np.float32),
+            letter=letter,
+            kind=kind,
+            center=center,
+            radius_px=17.5 if cell_px == 3 else 22.5,
+            cell_px=cell_px,
+            insert_hu=insert_hu + insert_jitter * jitter[0],
+            letter_hu=letter_hu + letter_jitter * jitter[1],
+            source=image.source,
+            modality=image.modality,
+            spacing_mm=cut.spacing_mm,
+        )
+        scenes = {each: with_letter(blank, each) for each in LETTERS}
         readable = [preset for preset in PRESETS if scenes[letter].is_readable(preset)]
         if readable == [kind] and all_views_equal([scene.view() for scene in scenes.values()]):
             return scenes[letter]
 
 
-def _with_insert(
-    values: np.ndarray,
-    kind: str,
-    letter: str,
-    center: tuple[int, int],
-    scale: int,
-    radius: float,
-    jitter: np.ndarray,
-) -> np.ndarray:
-    low, low_jitter, high, high_jitter = INSERTS[kind]
-    x, y = center
-    written = values.astype(np.float32).copy()
+def with_letter(scene: WindowScene, letter: str) -> WindowScene:
+    """Return the same item with another letter: the insert is drawn again, it holds all of a letter."""
+    written = scene.values.copy()
+    x, y = scene.center
     rows, columns = np.ogrid[:VIEW_PX, :VIEW_PX]
-    written[(rows - y) ** 2 + (columns - x) ** 2 <= radius * radius] = low + low_jitter * jitter[0]
-    ink = np.kron(letter_cells(letter, _GRID), np.ones((scale, scale), dtype=bool))
+    written[(rows - y) ** 2 + (columns - x) ** 2 <= scene.radius_px * scene.radius_px] = scene.insert_hu
+    ink = np.kron(letter_cells(letter, _GRID), np.ones((scene.cell_px, scene.cell_px), dtype=bool))
     half = ink.shape[0] // 2
     part = written[y - half : y - half + ink.shape[0], x - half : x - half + ink.shape[1]]
-    part[ink] = high + high_jitter * jitter[1]
-    return written
+    part[ink] = scene.letter_hu
+    return replace(scene, values=written, letter=letter)
 
 
 def make_window_record(scene: WindowScene, task_id: str) -> TaskRecord:
