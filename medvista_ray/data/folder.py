@@ -1,27 +1,50 @@
 """A user's own data: a folder with `tasks.jsonl` and image files under it.
 
-One JSON object a line: `task_id`, `split` (train or held_out), `family`, `question`, `images` (paths below the folder),
-`choices` (list of texts, or absent for an open question), `answer` (one of the choices, or text, or a number),
-`tolerance` (relative, for numbers) and optionally `spacing_mm` [row, column].
+One JSON object a line: `task_id`, `split` (train or held_out), `question`, `images` (paths below the folder), `answer`
+(one of the choices, or text, or a number), and where they apply `family`, `choices` (list of texts), `tolerance`
+(relative, for numbers), `spacing_mm` [row, column], `source` (what an item was drawn from). Names of files stay here.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from medvista_ray.data.manifest import Split
+from medvista_ray.data.source_images import display_scale
 from medvista_ray.errors import DataError, ImageError
-from medvista_ray.images.codec import decode, digest_of, encode_npy, encode_png, make_ref
+from medvista_ray.images.codec import decode, encode_npy, encode_png, make_ref
 from medvista_ray.images.dicom import read_dicom
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, Choice, ImageRef, Reference, Task
 from medvista_ray.types.protocols import TaskRecord
 
 _MIMES = {".png": PNG_MIME, ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".npy": NPY_MIME}
-_REQUIRED = ("task_id", "split", "question", "images", "answer")
+_Text = str | int | float
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of tasks.jsonl; other keys are the user's own and are not read."""
+
+    task_id: str | int
+    split: Split
+    question: str
+    images: list[str]
+    answer: _Text
+    family: str = "vqa"
+    choices: list[_Text] = []
+    tolerance: float | None = None
+    spacing_mm: tuple[float, float] | None = None
+    source: str | None = None
+
+    @property
+    def source_name(self) -> str:
+        """Name what the item was drawn from; a file name may name a patient, so its digest stands in."""
+        if self.source is not None or not self.images:
+            return self.source or ""
+        return hashlib.sha256(self.images[0].encode()).hexdigest()[:12]
 
 
 class FolderTaskSource:
@@ -32,12 +55,17 @@ class FolderTaskSource:
         if not path.is_file():
             raise DataError(f"data.source: {folder} has no tasks.jsonl; see docs/data.md for the format")
         self._folder = folder.resolve()
-        self._rows: list[tuple[int, dict[str, Any]]] = []
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            if line.strip():
-                row = self._parse(line, number)
-                if row["split"] == split and (not families or row.get("family", "vqa") in families):
-                    self._rows.append((number, row))
+        self._rows: list[tuple[int, _Row]] = []
+        lines_of_ids: dict[str, int] = {}
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            row = self._parse(line, number)
+            first = lines_of_ids.setdefault(str(row.task_id), number)
+            if first != number:
+                raise DataError(f"{self._where(number)}: task_id {row.task_id!r} stands on line {first} already")
+            if row.split == split and (not families or row.family in families):
+                self._rows.append((number, row))
         if not self._rows:
             raise DataError(f"data.source: {path} has no task with split {split!r}")
 
@@ -50,59 +78,53 @@ class FolderTaskSource:
         number, row = self._rows[index]
         images: list[ImageRef] = []
         blobs: dict[str, bytes] = {}
-        for name in row["images"]:
-            ref, data = self._read_image(str(name), number, row)
+        for name in row.images:
+            ref, data = self._read_image(name, number, row)
             images.append(ref)
             blobs[ref.digest] = data
-        choices = tuple(Choice(choice_id=str(text), text=str(text)) for text in row.get("choices", ()))
         task = Task(
-            task_id=str(row["task_id"]),
-            family=str(row.get("family", "vqa")),
-            question=str(row["question"]),
+            task_id=str(row.task_id),
+            family=row.family,
+            question=row.question,
             images=tuple(images),
-            choices=choices,
-            metadata={"source": str(row.get("source", row["images"][0] if row["images"] else ""))},
+            choices=tuple(Choice(choice_id=str(text), text=str(text)) for text in row.choices),
+            metadata={"source": row.source_name},
         )
-        tolerance = row.get("tolerance")
-        reference = Reference(
-            task_id=task.task_id,
-            answer=str(row["answer"]),
-            tolerance=None if tolerance is None else float(tolerance),
-        )
+        reference = Reference(task_id=task.task_id, answer=str(row.answer), tolerance=row.tolerance)
         return TaskRecord(task=task, reference=reference, blobs=blobs)
 
-    def _parse(self, line: str, number: int) -> dict[str, Any]:
-        where = f"data.source: {self._folder.name}/tasks.jsonl line {number}"
+    def _where(self, number: int) -> str:
+        return f"data.source: {self._folder.name}/tasks.jsonl line {number}"
+
+    def _parse(self, line: bytes, number: int) -> _Row:
+        where = self._where(number)
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
-        missing = [key for key in _REQUIRED if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise DataError(f"{where} lacks {', '.join(missing)}")
-        choices = [str(text) for text in row.get("choices", ())]
-        if choices and str(row["answer"]) not in choices:
-            raise DataError(f"{where}: the answer {row['answer']!r} is none of the choices {choices}")
-        assert isinstance(row, dict)
+            row = msgspec.json.decode(line, type=_Row)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{where}: {error}") from error
+        choices = [str(text) for text in row.choices]
+        if choices and str(row.answer) not in choices:
+            raise DataError(f"{where}: the answer {row.answer!r} is none of the choices {choices}")
+        if len({text.strip().casefold() for text in choices}) != len(choices):
+            raise DataError(f"{where}: two of the choices {choices} are the same to the grader")
+        if row.spacing_mm is not None and min(row.spacing_mm) <= 0:
+            raise DataError(f"{where}: spacing_mm must be > 0 millimetres, got {list(row.spacing_mm)}")
+        if row.tolerance is not None and row.tolerance < 0:
+            raise DataError(f"{where}: tolerance must be >= 0, got {row.tolerance}")
         return row
 
-    def _read_image(self, name: str, number: int, row: dict[str, Any]) -> tuple[ImageRef, bytes]:
-        where = f"data.source: {self._folder.name}/tasks.jsonl line {number}: image {name!r}"
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder) or not path.is_file():
-            raise DataError(f"{where} is no file below the folder")
-        spacing = row.get("spacing_mm")
-        spacing_mm = None if spacing is None else (float(spacing[0]), float(spacing[1]))
+    def _read_image(self, name: str, number: int, row: _Row) -> tuple[ImageRef, bytes]:
+        where = f"{self._where(number)}: image {name!r}"
         try:
+            path = (self._folder / name).resolve()
+            if not path.is_relative_to(self._folder) or not path.is_file():
+                raise DataError(f"{where} is no file below the folder")
             data, mime, pixels, header_spacing, modality = _read_file(path)
-        except ImageError as error:
+        except (ImageError, OSError, ValueError) as error:  # a name with a null byte is a ValueError
             raise DataError(f"{where}: {error}") from error
         height, width = pixels.shape[:2]
-        ref = make_ref(
-            data, mime=mime, width=width, height=height, spacing_mm=spacing_mm or header_spacing, modality=modality
-        )
-        assert ref.digest == digest_of(data)
-        return ref, data
+        spacing_mm = row.spacing_mm or header_spacing
+        return make_ref(data, mime=mime, width=width, height=height, spacing_mm=spacing_mm, modality=modality), data
 
 
 def _read_file(path: Path) -> tuple[bytes, str, np.ndarray, tuple[float, float] | None, str | None]:
@@ -113,4 +135,6 @@ def _read_file(path: Path) -> tuple[bytes, str, np.ndarray, tuple[float, float] 
     dicom = read_dicom(path)
     if dicom.values.ndim == 3:
         return encode_png(dicom.values), PNG_MIME, dicom.values, dicom.spacing_mm, dicom.modality
-    return encode_npy(dicom.values), NPY_MIME, dicom.values, dicom.spacing_mm, dicom.modality
+    # Only CT has units that the window presets are made for; everything else is put on their scale.
+    values = dicom.values if dicom.modality == "CT" else display_scale(dicom.values)
+    return encode_npy(values), NPY_MIME, values, dicom.spacing_mm, dicom.modality
