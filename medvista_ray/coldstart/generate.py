@@ -90,16 +90,15 @@ async def generate_cold_start(
     factory: EnvFactory,
     renderer: QwenRenderer,
     settings: EpisodeSettings,
-    count: int,
+    indices: range,
     seed: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ColdStartData:
-    """Play `count` episodes over the tasks in order and keep the well-formed ones; `DataError` when none is."""
+    """Play the episodes of `indices`, each over its task, and keep the well-formed ones."""
     client = PlannedClient(renderer)
     shown = _ShownImages()
     runner = EpisodeRunner(renderer=renderer, client=client, blobs=shown, settings=settings)
     kept: list[Trajectory] = []
-    for index in range(count):
+    for index in indices:
         record = tasks[index % len(tasks)]
         group_id = format_group_id(0, index, 0)
         client.set_plan(group_id, planner(record, np.random.default_rng((seed, index))))
@@ -110,12 +109,18 @@ async def generate_cold_start(
         )
         if is_well_formed(trajectory):
             kept.append(trajectory)
-        on_progress(index + 1, count)
-    if not kept:
-        raise DataError("coldstart: no trajectory is well-formed; look at env.tools and env.max_turns")
     digests = {span.digest for trajectory in kept for span in trajectory.image_spans}
     images = {digest: shown.images[digest] for digest in digests}
-    return ColdStartData(trajectories=kept, images=images, num_dropped=count - len(kept))
+    return ColdStartData(trajectories=kept, images=images, num_dropped=len(indices) - len(kept))
+
+
+def join_cold_start(parts: Sequence[ColdStartData]) -> ColdStartData:
+    """Join parts in order; `DataError` when no trajectory is left."""
+    trajectories = [trajectory for part in parts for trajectory in part.trajectories]
+    if not trajectories:
+        raise DataError("coldstart: no trajectory is well-formed; look at env.tools and env.max_turns")
+    images = {digest: data for part in parts for digest, data in part.images.items()}
+    return ColdStartData(trajectories=trajectories, images=images, num_dropped=sum(part.num_dropped for part in parts))
 
 
 def is_well_formed(trajectory: Trajectory) -> bool:

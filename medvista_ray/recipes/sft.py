@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from medvista_ray.assembly import MIB, load_run_renderer, make_episode_settings
 from medvista_ray.coldstart.generate import (
     ColdStartData,
     generate_cold_start,
+    join_cold_start,
     keep_well_formed,
     make_answer_planner,
     make_expert_planner,
@@ -27,6 +31,7 @@ from medvista_ray.runs.metrics import MetricsWriter
 from medvista_ray.runs.trajectories import read_blob, read_trajectories, shown_images
 
 _STATE_EVERY = 100  # updates between two saved states
+_PIECE = 250  # cold-start episodes that one worker plays at a time
 
 
 def make_cold_start(config: RunConfig, *, reporter: Reporter, title: str) -> ColdStartData:
@@ -34,23 +39,38 @@ def make_cold_start(config: RunConfig, *, reporter: Reporter, title: str) -> Col
     if config.coldstart.source != "expert":
         return _read_recording(config.coldstart.source)
     count = config.coldstart.num_trajectories
-    tasks = make_training_tasks(replace(config, data=replace(config.data, num_tasks=count), seed=config.seed + 1))
+    pieces = [range(start, min(start + _PIECE, count)) for start in range(0, count, _PIECE)]
+    parts: list[ColdStartData] = []
+    # Drawing and encoding images is plain Python work: processes, spawned since torch may have threads already.
+    workers = min(config.sft.num_threads, len(pieces))
+    with (
+        ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn")) as pool,
+        reporter.bar(title) as advance,
+    ):
+        for part in pool.map(partial(_play_piece, config), pieces):
+            parts.append(part)
+            advance(min(len(parts) * _PIECE, count), count, "")
+    return join_cold_start(parts)
+
+
+def _play_piece(config: RunConfig, indices: range) -> ColdStartData:
+    """Play one piece of the cold start; the same whatever process does it."""
+    data = replace(config.data, num_tasks=config.coldstart.num_trajectories)
+    tasks = make_training_tasks(replace(config, data=data, seed=config.seed + 1))
     factory = make_env_factory(config.env, cache_bytes=config.rollout.blob_cache_mb * MIB)
     planner = make_expert_planner(config.coldstart.right_share) if config.env.offer_tools else make_answer_planner()
     try:
-        with reporter.bar(title) as advance:
-            return asyncio.run(
-                generate_cold_start(
-                    tasks,
-                    planner=planner,
-                    factory=factory,
-                    renderer=load_run_renderer(config),
-                    settings=make_episode_settings(config),
-                    count=count,
-                    seed=config.seed,
-                    on_progress=lambda done, total: advance(done, total, ""),
-                )
+        return asyncio.run(
+            generate_cold_start(
+                tasks,
+                planner=planner,
+                factory=factory,
+                renderer=load_run_renderer(config),
+                settings=make_episode_settings(config),
+                indices=indices,
+                seed=config.seed,
             )
+        )
     finally:
         factory.close()
 

@@ -112,6 +112,7 @@ def _means(group: TrajectoryGroup) -> Mapping[str, float]:
         "rollout/turns/mean": fmean(len(member.turns) for member in live),
         "rollout/calls/mean": fmean(calls),
         "rollout/action_tokens/mean": fmean(member.num_action_tokens for member in live),
+        f"rollout/reward_{group.task.family}/mean": fmean(member.reward for member in live),
         "rollout/truncated/mean": fmean(member.stop_reason.is_truncated for member in live),
     }
     for name in names:
