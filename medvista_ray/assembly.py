@@ -5,7 +5,8 @@ Knows every layer below the roots; starts no loop, no process and no Ray.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medvista_ray.buffer.replay_buffer import ReplayBuffer
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.driver.parts import DriverConfig, DriverParts, Probe
+from medvista_ray.errors import EngineDiedError
 from medvista_ray.policy.loading import resolve_policy_path
 from medvista_ray.rendering.renderer import QwenRenderer, load_renderer
 from medvista_ray.rollout.batching import make_batch_cutter
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from medvista_ray.learner.rank import LearnerRank
 
 MIB = 2**20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +201,13 @@ def make_probe(
         return max_logprob_difference(samples, await parts.learner.compute_logprobs(samples))
 
     async def probe(policy_version: int) -> float:
-        engines: Sequence[PolicyClient] = parts.engines.engine_set().engines
-        return max([await probe_one(engine, policy_version) for engine in engines], default=0.0)
+        diffs = [0.0]
+        for engine in parts.engines.engine_set().engines:
+            try:
+                diffs.append(await probe_one(engine, policy_version))
+            except EngineDiedError as error:  # its successor starts from verified weights
+                _log.warning("the probe of version %d skips a dead engine: %s", policy_version, error)
+        return max(diffs)
 
     return probe, factory
 

@@ -1,8 +1,8 @@
 """Where Ray is: an address from the config or RAY_ADDRESS, else a Ray started for this run on this machine.
 
 A Ray of our own is for laptops and the demo: one machine, as many logical CPUs as the plan asks for, no dashboard, a
-small object store. It listens on the loopback interface only, and without a token unless RAY_AUTH_MODE=token is set
-(Ray reads that when it is imported, which is before us). It ends with the connection.
+small object store. It wants a token, which only this process and its children know (its ports are open on every
+interface), unless RAY_AUTH_MODE says otherwise. It ends with the connection.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,25 +86,25 @@ def _join(address: str) -> Any:
 
 
 def _start(*, num_cpus: float, num_gpus: float) -> Any:
-    auth_mode = os.environ.get("RAY_AUTH_MODE", "disabled")  # the default differs between server and clients
+    # Ray starts with a token by itself when RAY_AUTH_MODE is not set; given one, it leaves none in the home folder.
+    # One for the whole process: Ray reads it once.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         with _environment(
             {
                 **WORKER_ENV,
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # a user's env, for example
-                "RAY_AUTH_MODE": auth_mode,
                 "RAY_USAGE_STATS_ENABLED": "0",
             }
         ):
             return ray.init(
                 address="local",
-                _node_ip_address="127.0.0.1",
                 num_cpus=math.ceil(num_cpus),
                 num_gpus=math.ceil(num_gpus),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
-                logging_level=logging.WARNING,
+                logging_level=logging.ERROR,  # it warns that it wants a token
             )
     except RuntimeError as error:
         raise PlacementError(f"Ray could not be started on this machine: {error}") from error
