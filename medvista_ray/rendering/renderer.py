@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from medvista_ray.errors import ConfigError, MissingPackageError, RenderError
-from medvista_ray.rendering.image_tokens import ImageTokenCounter, load_image_token_counter
+from medvista_ray.errors import ConfigError, MissingPackageError
+from medvista_ray.rendering.image_tokens import ImageTokenCounter, load_image_token_counter, read_json_object
 from medvista_ray.types.messages import ImagePart, Message, TextPart
 from medvista_ray.types.trajectories import ImageSpan
 
@@ -41,10 +41,10 @@ class QwenRenderer:
 
     family = ""
 
-    def __init__(self, tokenizer_json: str, counter: ImageTokenCounter) -> None:
+    def __init__(self, raw: dict[str, Any], counter: ImageTokenCounter) -> None:
+        """Take the content of tokenizer.json."""
         self._counter = counter
-        raw = json.loads(tokenizer_json)
-        special = {str(token["content"]): int(token["id"]) for token in raw["added_tokens"]}
+        special = {str(token["content"]): int(token["id"]) for token in raw.get("added_tokens", ())}
         missing = [text for text in _STRUCTURE if text not in special]
         if missing:
             raise ConfigError(f"policy.path: the tokenizer lacks {', '.join(missing)}; take a Qwen-VL folder")
@@ -151,10 +151,10 @@ def load_renderer(folder: Path) -> QwenRenderer:
             raise ConfigError(
                 f"policy.path: {folder} has no {name}; take a whole Hugging Face folder of a Qwen-VL model"
             )
-    family = json.loads((folder / "config.json").read_text()).get("model_type")
+    family = read_json_object(folder / "config.json").get("model_type")
     if family not in _FAMILIES:
         raise ConfigError(f"policy.path: {folder} holds a {family!r} model; supported families: {', '.join(_FAMILIES)}")
-    return _FAMILIES[family]((folder / "tokenizer.json").read_text(), load_image_token_counter(folder))
+    return _FAMILIES[family](read_json_object(folder / "tokenizer.json"), load_image_token_counter(folder))
 
 
 def _make_tokenizer(raw: dict[str, Any], added_tokens: list[dict[str, Any]]) -> Any:
@@ -164,5 +164,5 @@ def _make_tokenizer(raw: dict[str, Any], added_tokens: list[dict[str, Any]]) -> 
         raise MissingPackageError("tokenizers is not installed: pip install 'medvista-ray[train]'") from error
     try:
         return Tokenizer.from_str(json.dumps({**raw, "added_tokens": added_tokens, "post_processor": None}))
-    except Exception as error:
-        raise RenderError(f"tokenizer.json cannot be read: {error}") from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ConfigError(f"policy.path: tokenizer.json cannot be read ({error}); copy the folder again") from error
