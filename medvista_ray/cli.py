@@ -68,7 +68,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    typer.echo(f"medvista: {text}", err=True)
+    typer.echo(f"medvista: {' '.join(text.split())}", err=True)  # one line, whatever a library wrote
     return code
 
 
@@ -77,24 +77,24 @@ def _pick_root(config: RunConfig) -> StartRuntime:
         from medvista_ray.local import start_local
 
         return start_local
-    try:
-        from medvista_ray.cluster.launch import start_cluster
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise ConfigError("mode=ray: Ray is not installed: pip install 'medvista-ray[ray]', or use --local") from error
+    from medvista_ray.cluster.launch import start_cluster
+
     return start_cluster
 
 
 def _load(
     paths: Sequence[Path], overrides: Sequence[str] | None, *, local: bool, out: Path | None
 ) -> tuple[RunConfig, Path]:
+    """Load the config of a command that trains or evaluates; what it needs must be there before anything is written."""
     from medvista_ray.config.load import load_config
+    from medvista_ray.policy.loading import read_family, resolve_policy_path
+    from medvista_ray.recipes.requirements import check_packages
 
-    given = list(overrides or ())
-    config = load_config(list(paths), given)
+    config = load_config(list(paths), list(overrides or ()))
     if local:
         config = replace(config, mode="local")
+    check_packages(config)
+    read_family(resolve_policy_path(config.policy.path))
     return config, out if out is not None else Path(config.out) / config.run_name
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from medvista_ray.evaluation.outcomes import EpisodeOutcome, make_outcome
 from medvista_ray.rollout.env_factory import EnvFactory
@@ -84,7 +85,15 @@ async def evaluate_tasks(
         done += 1
         on_progress(done, len(tasks))
 
-    async with asyncio.TaskGroup() as items:
-        for index in range(len(tasks)):
-            items.create_task(run_item(index), name=f"evaluate {index}")
+    await _run_all(run_item, len(tasks))
     return [outcome for outcomes in results for outcome in outcomes]
+
+
+async def _run_all(run_item: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
+    """Run every item; the first error ends the others and arrives with its own type."""
+    try:
+        async with asyncio.TaskGroup() as items:
+            for index in range(count):
+                items.create_task(run_item(index), name=f"evaluate {index}")
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
