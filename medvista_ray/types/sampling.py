@@ -41,11 +41,11 @@ class GenerateRequest:
     seed: int = 0
 
     @property
-    def sort_key(self) -> tuple[tuple[int, ...] | str, int, int]:
-        """Order requests by group and member, so that a batch is the same in every run."""
+    def sort_key(self) -> tuple[tuple[int, ...], str, int, int]:
+        """Order requests by group and member, so that a batch is the same in every run; other ids come first."""
         parts = self.group_id.split("/")
-        key = tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else self.group_id
-        return key, self.member, self.turn_index
+        numbers = tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+        return numbers, self.group_id, self.member, self.turn_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
