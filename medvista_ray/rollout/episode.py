@@ -3,12 +3,17 @@
 Every image of an observation is in the blob store before the turn that shows it is sampled, so every digest of a
 committed group resolves. Whatever goes wrong inside an episode makes a *broken* member, with its reason; the run goes
 on.
+
+An env needs the Gymnasium surface and, on `unwrapped`, `observe()` and `blobs`. Two more methods are used where they
+are: `step_async`, so that no thread waits for a tool, and `stop`, which scores an episode that a limit ended.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +107,8 @@ class EpisodeRunner:
             result = await self._client.generate(self._request(episode))
             start, end = episode.stream.append_action(result)
             action = self._renderer.decode_action(result.token_ids)
-            _, reward, terminated, truncated, info = await source.step_async(action)
+            _, reward, terminated, truncated, info = await _step(env, action)
+            episode.add_reward(reward)
             turn = Turn(
                 turn_index=len(episode.turns),
                 messages=messages,
@@ -114,11 +120,10 @@ class EpisodeRunner:
             )
             episode.turns.append(turn)
             if terminated or truncated:
-                stop = StopReason(info["stop_reason"])
+                ended = StopReason.ANSWERED if terminated else StopReason.TURN_LIMIT
+                stop = StopReason(info.get("stop_reason") or ended)
                 cut_off = stop is StopReason.MALFORMED and not result.stopped
-                episode.end(
-                    StopReason.ACTION_LENGTH if cut_off else stop, reward=reward, breakdown=info["reward_breakdown"]
-                )
+                episode.end(StopReason.ACTION_LENGTH if cut_off else stop, breakdown=info.get("reward_breakdown") or {})
                 return
             messages = source.observe()
             rendered = self._renderer.render_observation(messages, action_has_stop=result.stopped)
@@ -151,6 +156,14 @@ class EpisodeRunner:
             await self._blobs.put_if_absent(image.digest, source.blobs.get(image.digest))
 
 
+async def _step(env: Any, action: str) -> Any:
+    """Take an action without holding the event loop."""
+    source = env.unwrapped
+    if hasattr(source, "step_async"):
+        return await source.step_async(action)
+    return await asyncio.to_thread(env.step, action)
+
+
 class _Episode:
     """What is known of an episode so far."""
 
@@ -163,12 +176,23 @@ class _Episode:
         self._reward = 0.0
         self._breakdown: dict[str, float] = {}
 
-    def end(self, stop: StopReason, *, reward: float, breakdown: dict[str, float]) -> None:
-        self._stop, self._reward, self._breakdown = stop, float(reward), dict(breakdown)
+    def add_reward(self, reward: float) -> None:
+        """Sum what the env pays; `ValueError` for what would make every advantage of the group NaN."""
+        if not math.isfinite(reward):
+            raise ValueError(f"the env gave a reward of {reward}")
+        self._reward += float(reward)
+
+    def end(self, stop: StopReason, *, breakdown: Mapping[str, float]) -> None:
+        self._stop, self._breakdown = stop, dict(breakdown)
 
     def end_by_limit(self, source: Any, stop: StopReason) -> None:
+        """Let the env score what there is; one without `stop` has paid all that it will."""
+        if not hasattr(source, "stop"):
+            self.end(stop, breakdown={})
+            return
         score = source.stop()
-        self.end(stop, reward=score.reward, breakdown=dict(score.breakdown))
+        self.add_reward(score.reward)
+        self.end(stop, breakdown=score.breakdown)
 
     def trajectory(self) -> Trajectory:
         return Trajectory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ from medvista_ray.types.delivery import CommitResult, GroupWork, Receipt
 from medvista_ray.types.protocols import BlobStore
 from medvista_ray.types.trajectories import Trajectory, TrajectoryGroup
 
+_log = logging.getLogger(__name__)
 EnvFactory = Callable[[], Any]
 
 
@@ -61,7 +63,7 @@ async def run_group(
         try:
             return await runner.run(env, work.task, work.reference, key)
         finally:
-            env.close()
+            _close(env)
             ended()
 
     try:
@@ -84,6 +86,13 @@ async def run_group(
         task=work.task,
         trajectories=tuple(task.result() for task in tasks),
     )
+
+
+def _close(env: Any) -> None:
+    try:
+        env.close()
+    except Exception as error:  # noqa: BLE001 - its episode is over: what it raises now must not take the group with it
+        _log.warning("an env could not be closed: %s", type(error).__name__)
 
 
 def make_receipt(group: TrajectoryGroup, result: CommitResult) -> Receipt:

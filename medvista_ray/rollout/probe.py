@@ -14,7 +14,7 @@ import numpy as np
 
 from medvista_ray.rendering.renderer import QwenRenderer
 from medvista_ray.rollout.stream import TokenStream
-from medvista_ray.types.messages import ImagePart, Message, TextPart
+from medvista_ray.types.messages import ImagePart, Message, Part, TextPart
 from medvista_ray.types.protocols import BlobStore, PolicyClient, TaskRecord
 from medvista_ray.types.samples import TrainingSample
 from medvista_ray.types.sampling import GenerateRequest, SamplingSpec
@@ -75,7 +75,7 @@ async def _sample_one(
     for image in images:
         await blobs.put_if_absent(image.digest, source.blobs.get(image.digest))
     # The second turn shows the view again and asks again: one image, two places, two turns.
-    parts = (*(ImagePart(image=image) for image in images), TextPart(text=record.task.question))
+    parts: tuple[Part, ...] = (*(ImagePart(image=image) for image in images), TextPart(text=record.task.question))
     again = (Message(role="tool", parts=parts),)
     sampling = SamplingSpec(temperature=temperature, banned_token_ids=renderer.banned_token_ids)
     stream = TokenStream()

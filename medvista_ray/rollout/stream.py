@@ -84,9 +84,11 @@ class TokenStream:
             raise RenderError("a banned token was sampled")
         if not np.isfinite(logprobs).all():
             raise RenderError("a logprob is not finite")
-        covered = sum(span.end - span.start for span in self._version_spans)
-        if covered != int(loss_mask.sum()):
-            raise RenderError(f"version spans cover {covered} of {int(loss_mask.sum())} action tokens")
+        covered = np.zeros(len(token_ids), dtype=np.int32)
+        for span in self._version_spans:
+            covered[span.start : span.end] += 1
+        if not np.array_equal(covered, loss_mask):
+            raise RenderError(f"version spans cover {int(covered.sum())} of {int(loss_mask.sum())} action tokens once")
 
     def _append(self, token_ids: np.ndarray, loss_mask: np.ndarray, logprobs: np.ndarray) -> None:
         self._token_ids.append(token_ids.astype(np.int32, copy=False))
