@@ -26,10 +26,10 @@ async def answer_of(call: Awaitable[Any], *, who: str, died: type[MedVistaError]
     """
     try:
         return await call
+    except TaskCancelledError:  # the method was cancelled over there; before its base class
+        raise asyncio.CancelledError(f"{who} was told to stop") from None
     except RayTaskError as error:
         raise _cause_of(error, who) from error
-    except TaskCancelledError:
-        raise asyncio.CancelledError(f"{who} was told to stop") from None
     except RayError as error:
         raise died(f"{who}: {describe(error)}") from error
 
@@ -53,5 +53,5 @@ def describe(error: RayError) -> str:
 def _cause_of(error: RayTaskError, who: str) -> BaseException:
     cause = error.cause
     if isinstance(cause, RayError) or not isinstance(cause, BaseException):
-        return RunFailedError(f"{who}: {error}")  # an error that cannot be pickled keeps its text only
+        return RunFailedError(f"{who}: {cause}")  # an error that cannot be pickled keeps its text only
     return cause
