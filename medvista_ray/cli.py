@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             return _fail(error.format_message(), 2)
         if type(error).__name__ == "StoppedError":
-            return _fail(f"{error}; the same command goes on from here", 130)
+            return _fail(str(error), 130)
         raise
 
 

@@ -22,7 +22,7 @@ from medvista_ray.data.manifest import load_manifest
 from medvista_ray.errors import ConfigError
 from medvista_ray.recipes.evaluate import make_held_out, read_row, run_evaluation
 from medvista_ray.recipes.progress import Reporter
-from medvista_ray.recipes.rl import RLResult, make_training_tasks, run_rl
+from medvista_ray.recipes.rl import RLResult, StoppedError, make_training_tasks, run_rl
 from medvista_ray.recipes.sft import run_sft
 from medvista_ray.recipes.summary import make_summary
 from medvista_ray.runs.directory import RunDirectory
@@ -165,14 +165,17 @@ class Demo:
         return {}
 
     def _rl(self, model: str, initial: str, *, offer_tools: bool) -> dict[str, Any]:
-        result: RLResult = run_rl(
-            self._with(initial, offer_tools=offer_tools),
-            run=self._run,
-            label=model,
-            start=self._start,
-            reporter=self._reporter,
-            memory=self._memory,
-        )
+        try:
+            result: RLResult = run_rl(
+                self._with(initial, offer_tools=offer_tools),
+                run=self._run,
+                label=model,
+                start=self._start,
+                reporter=self._reporter,
+                memory=self._memory,
+            )
+        except StoppedError as stopped:
+            raise StoppedError(f"{model}: {stopped}; the same command goes on from here") from None
         actors = [asdict(actor) for actor in result.actors]
         return {"summary": result.summary, "actors": actors}
 

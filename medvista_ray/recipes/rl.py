@@ -69,7 +69,10 @@ def run_rl(
     reporter: Reporter,
     memory: MemorySampler | None = None,
 ) -> RLResult:
-    """Train until the tasks end; `StoppedError` after Ctrl-C, with a checkpoint to go on from."""
+    """Train until the tasks end; `StoppedError` after Ctrl-C, with a checkpoint to go on from.
+
+    Its text says what was reached; the caller adds how to go on.
+    """
     return asyncio.run(_run(config, run=run, label=label, start=start, reporter=reporter, memory=memory))
 
 
@@ -128,7 +131,8 @@ async def _run(
 
 async def _export(outcome: RunOutcome, learner: Any, folder: Path) -> Path:
     if outcome.end is RunEnd.STOPPED:
-        raise StoppedError(f"stopped at policy version {outcome.policy_version}; checkpoint {outcome.checkpoint}")
+        checkpoint = outcome.checkpoint.name if outcome.checkpoint else "none yet"
+        raise StoppedError(f"stopped at policy version {outcome.policy_version} (checkpoint: {checkpoint})")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from medvista_ray.evaluation.table import format_markdown
 from medvista_ray.policy.loading import resolve_policy_path
 from medvista_ray.recipes.evaluate import run_evaluation
 from medvista_ray.recipes.progress import Reporter
-from medvista_ray.recipes.rl import run_rl
+from medvista_ray.recipes.rl import StoppedError, run_rl
 from medvista_ray.recipes.summary import make_summary
 from medvista_ray.runs.directory import RunDirectory
 from medvista_ray.runs.memory import MemorySampler
@@ -43,7 +43,10 @@ def run_training(
         )
     run.mark_unfinished()
     with MemorySampler() as memory:
-        result = run_rl(config, run=run, label=LABEL, start=start, reporter=reporter, memory=memory)
+        try:
+            result = run_rl(config, run=run, label=LABEL, start=start, reporter=reporter, memory=memory)
+        except StoppedError as stopped:
+            raise StoppedError(f"{stopped}; go on with: medvista train --resume {folder}") from None
     results = {
         LABEL: {
             "summary": result.summary,

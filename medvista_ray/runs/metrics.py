@@ -1,7 +1,8 @@
 """`metrics.jsonl` and TensorBoard events: one line per step, keys `stage/what/unit`. Knows no learner and no buffer.
 
 A label separates the parts of one run (`sft`, `rl_tools`, `rl_no_tools`). After a resume the steps behind the
-checkpoint are written again; `rewind` says so in the file, and the reader leaves the first try out.
+checkpoint are written again: a step that is not behind the last one says so in the file (`rewind_to`), and the reader
+leaves the first try out.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class MetricsWriter:
         if fresh:
             shutil.rmtree(run.tensorboard_path(label), ignore_errors=True)
         _cut_torn_line(run.metrics_path)
+        self._last_step = max((point.step for point in read_metrics(run, label)), default=-1) if not fresh else -1
         self._file = run.metrics_path.open("a", encoding="utf-8")
         self._events = _EventWriter(run.tensorboard_path(label)) if tensorboard else None
         if fresh and run.metrics_path.stat().st_size:
@@ -56,6 +58,9 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of one step; `ValueError` for a key that is not `stage/what/unit`."""
         numbers = {check_key(key): float(value) for key, value in values.items()}
+        if step <= self._last_step:
+            self.rewind(step - 1)
+        self._last_step = int(step)
         now_s = time.time()
         finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
         self._append({"label": self._label, "step": int(step), "time_s": round(now_s, 3), "values": finite})

@@ -161,10 +161,10 @@ def test_a_model_folder_that_is_none_is_named(medvista, small_config: Path, tmp_
     assert not out.exists()
 
 
-def test_damaged_weights_are_named(medvista, small_config: Path, small_policy: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_named(medvista, small_config: Path, tiny_policy: Path, tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "run"
     model.mkdir()
-    for path in small_policy.iterdir():
+    for path in tiny_policy.iterdir():
         data = path.read_bytes()
         (model / path.name).write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
     done = medvista(["eval", small_config, "--out", out, f"policy.path={model}"])

@@ -113,3 +113,15 @@ def test_the_event_writer_needs_neither_torch_nor_tensorflow(tmp_path: Path) -> 
         "assert not {'torch', 'tensorflow', 'ray'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_steps_that_are_trained_again_replace_the_first_try(run: RunDirectory) -> None:
+    key = "rollout/reward/mean"
+    with MetricsWriter(run, "rl", tensorboard=False) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {key: float(step)})
+        writer.write(2, {key: 20.0})  # the learner died and went on from step 1
+    with MetricsWriter(run, "rl", tensorboard=False) as writer:
+        writer.write(2, {key: 200.0})  # another process, from the same checkpoint
+        writer.write(3, {key: 300.0})
+    assert values_of(run, key, "rl") == [(1, 1.0), (2, 200.0), (3, 300.0)]
