@@ -32,7 +32,7 @@ def load_env_class(target: str) -> Callable[..., Any]:
     module_name, _, class_name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError, TypeError) as error:  # an empty name, a relative one
         raise ConfigError(f"env.target={target!r}: cannot import {module_name!r}: {error}") from error
     found: Callable[..., Any] | None = getattr(module, class_name, None)
     if not callable(found):
