@@ -46,7 +46,7 @@ def describe(error: RayError) -> str:
     if isinstance(error, ActorDiedError):
         for line in lines:
             if line.startswith("The actor is dead because"):
-                return line[:300]
+                return line.partition(" Some common causes")[0][:300]
     return (lines or [type(error).__name__])[0][:300]
 
 

@@ -44,6 +44,7 @@ class LocalEngines:
         self._engines = [self._make() for _ in range(num_engines)]
         self._epoch = 0
         self._served: tuple[OwnedEngine, ...] = tuple(self._engines)
+        self._num_replaced = 0  # since the last `recover`
         self._staged: WeightUpdate | None = None
         self._accepted: WeightUpdate | None = None  # the newest weights that a swap was asked for
         self.checksums: dict[str, str] = {}  # engine_id -> of what it loaded last
@@ -59,7 +60,7 @@ class LocalEngines:
     async def stage(self, update: WeightUpdate) -> None:
         """Stage everywhere; engines that refuse what another accepts are quarantined; raise if all refuse."""
         if all(engine.is_dead for engine in self._engines):
-            await self.recover()  # a publish may come before the driver has noticed the death
+            self._num_replaced += await self._replace_dead()  # a publish may come before anybody has asked to recover
         serving = self._serving()
         if not serving:
             raise EngineDiedError("no engine serves, and no new one could be started")
@@ -95,7 +96,20 @@ class LocalEngines:
             raise WeightsRefusedError(f"version {policy_version}: engines loaded different weights: {sorted(loaded)}")
 
     async def recover(self) -> int:
-        """Replace dead and quarantined engines by new ones on the newest accepted weights; return how many."""
+        """Replace dead and quarantined engines by new ones on the newest accepted weights; return how many.
+
+        What `stage` had to replace since the last call is counted too.
+        """
+        self._num_replaced += await self._replace_dead()
+        num_replaced, self._num_replaced = self._num_replaced, 0
+        return num_replaced
+
+    async def close(self) -> None:
+        """Stop every engine."""
+        for engine in self._engines:
+            await engine.close()
+
+    async def _replace_dead(self) -> int:
         for engine in self._engines:
             if engine.is_dead:
                 await engine.close()
@@ -116,11 +130,6 @@ class LocalEngines:
                 self._engines.append(engine)
                 num_new += 1
         return num_new
-
-    async def close(self) -> None:
-        """Stop every engine."""
-        for engine in self._engines:
-            await engine.close()
 
     def _make(self) -> OwnedEngine:
         self._num_made += 1

@@ -1,0 +1,145 @@
+"""Runs in which processes are killed: shards, an engine, the blob store, a rank. Every task is trained exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_runs import make_small_config, make_small_tasks
+
+from medvista_ray.assembly import RunPaths, Runtime, make_driver_config
+from medvista_ray.config.schema import RunConfig
+from medvista_ray.driver.driver import Driver
+from medvista_ray.driver.parts import RunEnd, RunOutcome
+from medvista_ray.driver.telemetry import Telemetry
+from medvista_ray.errors import ConfigError, PlacementError, RunFailedError
+from medvista_ray.types.delivery import BufferStatus, TrainReport
+from medvista_ray.types.trajectories import parse_group_id
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("ray_here")
+
+
+class Notes(Telemetry):
+    """Telemetry that also keeps which groups made each version; a resume writes over what it withdraws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: dict[int, tuple[str, ...]] = {}
+
+    def on_step(self, report: TrainReport, status: BufferStatus) -> None:
+        super().on_step(report, status)
+        self.trained[report.train_from_version + 1] = report.group_ids
+
+
+class Run:
+    """A run on real processes."""
+
+    def __init__(self, config: RunConfig, runtime: Runtime, folder: Path) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.notes = Notes()
+        self.driver = Driver(
+            config=make_driver_config(config),
+            parts=runtime.parts,
+            tasks=make_small_tasks(config),
+            telemetry=self.notes,
+            checkpoints=folder / "checkpoints",
+            probe=runtime.probe,
+        )
+
+    async def count(self, state: str) -> int:
+        return (await self.runtime.parts.buffer.status()).counts[state]
+
+    async def kill(self, name: str, *, when: Callable[[], Awaitable[bool]], index: int = 0) -> None:
+        """Kill a process of an actor class, of those that ran at the start, as soon as it is time."""
+        while not await when():  # noqa: ASYNC110 - the ledger is in another process
+            await asyncio.sleep(0.02)
+        os.kill([actor.pid for actor in self.runtime.actors if actor.name == name][index], signal.SIGKILL)
+
+    def after(self, num_consumed: int) -> Callable[[], Awaitable[bool]]:
+        """Return the moment when so many groups are consumed and others run."""
+
+        async def is_time() -> bool:
+            counts = (await self.runtime.parts.buffer.status()).counts
+            return counts["consumed"] >= num_consumed and counts["running"] > 0
+
+        return is_time
+
+    async def check_trained_once(self, outcome: RunOutcome) -> None:
+        """Nothing is lost and nothing doubled: every group has ended once, every task was trained once."""
+        assert outcome.end is RunEnd.END_OF_DATA
+        counts = dict((await self.runtime.parts.buffer.status()).counts)
+        assert counts.pop("submitted") == sum(counts.values())
+        assert counts["consumed"] == self.config.data.num_tasks
+        assert sum(counts[state] for state in ("reserved", "running", "ready", "leased", "acked", "failed")) == 0
+        assert sorted(self.notes.trained) == list(range(1, outcome.policy_version + 1))
+        trained = Counter(parse_group_id(name)[1] for names in self.notes.trained.values() for name in names)
+        assert trained == Counter(range(self.config.data.num_tasks))
+
+
+@asynccontextmanager
+async def started(config: RunConfig, folder: Path) -> AsyncIterator[Run]:
+    from medvista_ray.cluster.launch import start_cluster
+
+    paths = RunPaths(blobs=folder / "blobs", weights=folder / "weights")
+    runtime = await start_cluster(config, paths, make_small_tasks(config))
+    try:
+        yield Run(config, runtime, folder)
+    finally:
+        await runtime.close()
+
+
+async def test_a_run_survives_its_shards_its_engine_and_its_blob_store(small_policy: Path, tmp_path: Path) -> None:
+    config = make_small_config(small_policy, num_tasks=24)
+    async with started(config, tmp_path) as run:
+        assert len({actor.pid for actor in run.runtime.actors}) == 6
+        assert set(run.runtime.extra_pids) == {actor.pid for actor in run.runtime.actors}
+        driving = asyncio.create_task(run.driver.run())
+        await run.kill("EnvShardActor", when=run.after(2))
+        await run.kill("EngineActor", when=run.after(6))
+        await run.kill("BlobStoreActor", when=run.after(10))
+        await run.kill("EnvShardActor", when=run.after(12), index=1)
+        await run.check_trained_once(await driving)
+        counters = run.notes.counters()
+        assert counters["env/recovered/shards"] == 2
+        assert counters["engine/recovered/engines"] >= 1
+        assert counters["driver/died/attempts"] >= 1
+        assert counters["learner/logprob_diff/max"] < 1e-3
+
+        os.kill(next(actor.pid for actor in run.runtime.actors if actor.name == "ReplayBufferActor"), signal.SIGKILL)
+        with pytest.raises(RunFailedError, match="the replay buffer: The actor is dead"):
+            await run.runtime.parts.buffer.status()
+
+
+async def test_a_run_goes_on_from_its_checkpoint_when_a_rank_dies(small_policy: Path, tmp_path: Path) -> None:
+    config = make_small_config(small_policy, num_tasks=16, world_size=2)
+    async with started(config, tmp_path) as run:
+        assert sum(actor.name == "LearnerActor" for actor in run.runtime.actors) == 2
+        driving = asyncio.create_task(run.driver.run())
+        await run.kill("LearnerActor", when=run.after(8), index=1)
+        await run.check_trained_once(await driving)
+        assert run.notes.counters()["driver/resumes/count"] == 1
+        assert run.notes.counters()["learner/logprob_diff/max"] < 1e-3
+
+
+async def test_a_plan_without_room_is_refused_in_words(small_policy: Path, tmp_path: Path) -> None:
+    config = make_small_config(small_policy, cluster={"learner_gpus": 1.0, "start_timeout_s": 0.2})
+    with pytest.raises(PlacementError, match="GPU: 1 needed, 0 free of 0: 1 x LearnerActor"):
+        async with started(config, tmp_path):
+            pass
+
+
+async def test_a_setting_that_only_an_actor_can_judge_is_a_config_error(small_policy: Path, tmp_path: Path) -> None:
+    config = make_small_config(small_policy)
+    config = replace(config, env=replace(config.env, target="small_runs:NoSuchEnv"))
+    with pytest.raises(ConfigError, match="has no class 'NoSuchEnv'"):
+        async with started(config, tmp_path):
+            pass
