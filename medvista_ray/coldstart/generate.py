@@ -44,11 +44,13 @@ class PlannedClient:
         self._plans = {group_id: actions}
 
     async def generate(self, request: GenerateRequest) -> GenerateResult:
-        """Return the planned action of this turn; `DataError` past the end of the plan."""
+        """Return the planned action of this turn; `DataError` past the end of the plan, or past the token limit."""
         actions = self._plans[request.group_id]
         if request.turn_index >= len(actions):
             raise DataError(f"the plan of {len(actions)} actions was not enough: the env asked for another")
         token_ids = self._renderer.encode_action(actions[request.turn_index])
+        if len(token_ids) > request.max_new_tokens:
+            raise DataError(f"a planned action has {len(token_ids)} tokens, env.max_action_tokens is lower")
         return GenerateResult(
             token_ids=token_ids,
             logprobs=np.zeros(len(token_ids), np.float32),
