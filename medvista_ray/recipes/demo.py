@@ -9,6 +9,7 @@ it depends on; when they change, it and what follows run again.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -93,7 +94,8 @@ class Demo:
                     self._reporter.say(f"{stage.name}: done before")
                     self._results[stage.name] = found
                     continue
-                markers.begin(stage.name)
+                if not markers.begin(stage.name, fingerprints[stage.name]):
+                    self._forget(stage.name)
                 started_s = time.monotonic()
                 results = stage.run()
                 results["wall_s"] = time.monotonic() - started_s
@@ -105,6 +107,11 @@ class Demo:
         summary = make_summary(self._config, outcomes=outcomes, results=self._results)
         write_summary(self._run, summary)
         return summary
+
+    def _forget(self, stage: str) -> None:
+        """Delete what an earlier run of a stage left to go on from: its settings were others."""
+        for label in (stage, f"{stage}-sft"):
+            shutil.rmtree(self._run.checkpoints_path(label), ignore_errors=True)
 
     def _stages(self) -> list[Stage]:
         models = sorted({ROWS[row][0] for row in self._rows})

@@ -47,10 +47,19 @@ class StageMarkers:
         marker = json.loads(path.read_text(encoding="utf-8"))
         return dict(marker["results"]) if marker["fingerprint"] == fingerprint else None
 
-    def begin(self, stage: str) -> None:
-        """Take a stage back before it runs; a finished run is none from here on."""
+    def begin(self, stage: str, fingerprint: str) -> bool:
+        """Take a stage back before it runs; a finished run is none from here on.
+
+        Returns whether the stage was begun before under the same fingerprint: only then may it go on from what it left.
+        """
         self._run.mark_unfinished()
         (self._folder / f"{check_label(stage)}.json").unlink(missing_ok=True)
+        begun = self._folder / f"{stage}.begun"
+        if begun.exists() and begun.read_text(encoding="utf-8") == fingerprint:
+            return True
+        self._folder.mkdir(exist_ok=True)
+        write_atomic(begun, fingerprint.encode())
+        return False
 
     def complete(self, stage: str, fingerprint: str, results: Mapping[str, Any]) -> None:
         """Mark a stage as complete, after everything it wrote; `results` are plain JSON values."""

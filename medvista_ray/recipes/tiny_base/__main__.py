@@ -44,7 +44,8 @@ def main(
     settings = PretrainSettings(dense_steps=dense_steps, language_steps=language_steps, seed=seed)
     policy = load_policy(out, device="cpu")
     trainer = Pretrainer(policy, load_renderer(out), settings)
-    trainer.run(PerceptionSource("demo", "train"), on_step=StepLog())
+    log = StepLog()
+    trainer.run(PerceptionSource("demo", "train"), on_step=log)
     policy.model.save_pretrained(out)
     held_out = PerceptionSource("demo", "held_out")
     figures = {kind: trainer.accuracy(held_out, kind, count=held_out_items) for kind in held_out.kinds}
@@ -55,6 +56,7 @@ def main(
         "sha256": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         "seed": seed,
         "steps": {"dense": dense_steps, "language": language_steps},
+        "loss_first_and_last": log.ends(),
         "wall_s": round(time.monotonic() - start, 1),
         "held_out_accuracy": figures,
         "held_out_items_per_kind": held_out_items,

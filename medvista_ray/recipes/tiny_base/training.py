@@ -238,16 +238,24 @@ def _update(
 
 
 class StepLog:
-    """Logs the running loss every `every` steps, with seconds so far."""
+    """Logs the running loss every `every` steps, with seconds so far; keeps the losses of each phase."""
 
     def __init__(self, every: int = 50) -> None:
         self._every = every
-        self._losses: list[float] = []
+        self._losses: dict[str, list[float]] = {}
         self._start = time.monotonic()
 
     def __call__(self, phase: str, step: int, loss: float) -> None:
         """Take one step's loss."""
-        self._losses.append(loss)
+        losses = self._losses.setdefault(phase, [])
+        losses.append(loss)
         if (step + 1) % self._every == 0:
-            mean = sum(self._losses[-self._every :]) / self._every
+            mean = sum(losses[-self._every :]) / self._every
             logger.info("%s step %d loss %.4f after %.0f s", phase, step + 1, mean, time.monotonic() - self._start)
+
+    def ends(self, count: int = 5) -> dict[str, tuple[float, float]]:
+        """Return the mean of the first and of the last `count` losses of each phase."""
+        return {
+            phase: (sum(losses[:count]) / len(losses[:count]), sum(losses[-count:]) / len(losses[-count:]))
+            for phase, losses in self._losses.items()
+        }

@@ -45,9 +45,17 @@ def test_a_marker_counts_only_under_its_fingerprint(tmp_path: Path) -> None:
 def test_beginning_a_stage_takes_it_and_the_end_of_the_run_back(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", CONFIG)
     markers = StageMarkers(run)
-    markers.begin("sft")
+    markers.begin("sft", "any")
     markers.complete("sft", "aa", {})
     write_atomic(run.summary_path, b"{}")
-    markers.begin("sft")
+    markers.begin("sft", "any")
     assert markers.results("sft", "aa") is None
     assert not run.is_finished
+
+
+def test_a_stage_goes_on_only_under_the_settings_it_was_begun_with(tmp_path: Path) -> None:
+    markers = StageMarkers(RunDirectory.create(tmp_path / "run", RunConfig()))
+    assert not markers.begin("rl", "first")
+    assert markers.begin("rl", "first")
+    assert not markers.begin("rl", "second")
+    assert not markers.begin("rl", "first")
