@@ -1,0 +1,103 @@
+"""`medvista demo --quick` on Ray: the tiny model learns to look where the ring is, and everything is written down."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from command_line import MEDVISTA, make_environment
+from demo_checks import check_files, check_report, check_summary
+from PIL import Image
+
+from medvista_ray.runs.directory import RunDirectory
+from medvista_ray.runs.metrics import read_metrics
+
+pytestmark = pytest.mark.timeout(1800)
+
+PLAIN = """
+import sys
+import torch
+if torch.version.cuda is None:  # the torchvision wheel is built for CUDA; any program beside a CPU torch needs this
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder, image = sys.argv[1:]
+processor = AutoProcessor.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+content = [{"type": "image"}, {"type": "text", "text": "Which letter is in the ring?"}]
+messages = [
+    {"role": "system", "content": "Tools: zoom, window_level, measure, flip_rotate."},
+    {"role": "user", "content": content},
+]
+text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+inputs = processor(text=[text], images=[Image.open(image)], return_tensors="pt")
+ids = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+print(processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:]))
+assert not [name for name in sys.modules if name.startswith("medvista")]
+"""
+
+
+def run_demo(out: Path) -> subprocess.CompletedProcess[str]:
+    """Run the quick demo into a folder."""
+    command = [MEDVISTA, "demo", "--quick", "--out", out]
+    return subprocess.run(
+        command, env=make_environment(), cwd=out.parent, capture_output=True, text=True, timeout=1700, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    out = tmp_path_factory.mktemp("demo") / "quick"
+    done = run_demo(out)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "report.html" in done.stdout
+    yield out
+    shutil.rmtree(out)
+
+
+def test_it_learns(demo: Path) -> None:
+    summary = check_summary(demo)
+    before, after = (summary["accuracy"][row]["zoom"]["sampled"] for row in ("sft_tools", "rl_tools"))
+    assert after - before >= 0.15, (before, after)
+    rewards = [point.values["rollout/reward/mean"] for point in read_metrics(RunDirectory.open(demo), "rl_tools")]
+    fifth = max(1, len(rewards) // 5)
+    assert fmean(rewards[-fifth:]) - fmean(rewards[:fifth]) >= 0.1, rewards
+    assert summary["calls_per_episode"]["rl_tools"]["zoom"] >= 1
+    assert summary["valid_tool_calls"]["rl_tools"] >= 0.9
+
+
+def test_everything_is_written_down(demo: Path) -> None:
+    check_files(demo, labels=("rl_tools",))
+    check_report(demo)
+
+
+def test_the_model_is_an_ordinary_folder(demo: Path, tmp_path: Path) -> None:
+    """Load it with plain transformers, chat template and processor included, and let it speak."""
+    pixels = np.random.default_rng(0).integers(0, 255, (84, 84, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "view.png")
+    command = [sys.executable, "-c", PLAIN, str(demo / "models" / "rl_tools"), str(tmp_path / "view.png")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "<think>" in done.stdout
+    assert "<tool_call>" in done.stdout or "<answer>" in done.stdout
+
+
+def test_a_second_call_finds_everything_done(demo: Path) -> None:
+    before = (demo / "summary.json").read_text()
+    written_ns = (demo / "models" / "rl_tools" / "model.safetensors").stat().st_mtime_ns
+    started_s = time.monotonic()
+    done = run_demo(demo)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert time.monotonic() - started_s < 120  # nothing is computed again
+    for stage in ("data", "sft_tools", "rl_tools", "eval-sft_tools", "eval-rl_tools"):
+        assert f"{stage}: done before" in done.stderr
+    assert (demo / "summary.json").read_text() == before
+    assert (demo / "models" / "rl_tools" / "model.safetensors").stat().st_mtime_ns == written_ns
