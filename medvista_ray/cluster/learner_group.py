@@ -29,7 +29,7 @@ from medvista_ray.types.samples import TrainingSample
 from medvista_ray.types.sampling import WeightUpdate
 
 _log = logging.getLogger(__name__)
-_LAST_WORDS_S = 5.0  # for the other ranks, once one has failed: most likely they fail in the same way
+_LAST_WORDS_S = 5.0  # for the other ranks, once one has raised: most likely they raise the same
 
 R = TypeVar("R")
 
@@ -166,15 +166,15 @@ class RemoteLearnerGroup:
         self._check_ranks()
         calls = [asyncio.ensure_future(rank.ask(method, *args)) for rank in self._ranks]
         _, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
-        if pending:
-            await asyncio.wait(pending, timeout=_LAST_WORDS_S)
-        errors = [call.exception() for call in calls if call.done() and call.exception() is not None]
-        deaths = [error for error in errors if isinstance(error, LearnerDiedError)]
-        if deaths or not all(call.done() for call in calls):
+        if pending and not any(isinstance(error, LearnerDiedError) for error in _errors(calls)):
+            _, pending = await asyncio.wait(pending, timeout=_LAST_WORDS_S)
+        errors = _errors(calls)
+        errors.sort(key=lambda error: not isinstance(error, LearnerDiedError))
+        if errors and (pending or isinstance(errors[0], LearnerDiedError)):
             self._end_ranks()
             await asyncio.wait(calls)
         if errors:
-            raise deaths[0] if deaths else errors[0]  # type: ignore[misc]
+            raise errors[0]
         return [call.result() for call in calls]
 
     def _check_ranks(self) -> None:
@@ -185,6 +185,10 @@ class RemoteLearnerGroup:
         ranks, self._ranks = self._ranks, ()
         for rank in ranks:
             ray.kill(rank.actor)
+
+
+def _errors(calls: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
+    return [error for call in calls if call.done() and (error := call.exception()) is not None]
 
 
 def _absolute(path: str) -> str:

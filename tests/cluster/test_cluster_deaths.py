@@ -55,9 +55,6 @@ class Run:
             probe=runtime.probe,
         )
 
-    async def count(self, state: str) -> int:
-        return (await self.runtime.parts.buffer.status()).counts[state]
-
     async def kill(self, name: str, *, when: Callable[[], Awaitable[bool]], index: int = 0) -> None:
         """Kill a process of an actor class, of those that ran at the start, as soon as it is time."""
         while not await when():  # noqa: ASYNC110 - the ledger is in another process
@@ -97,37 +94,28 @@ async def started(config: RunConfig, folder: Path) -> AsyncIterator[Run]:
         await runtime.close()
 
 
-async def test_a_run_survives_its_shards_its_engine_and_its_blob_store(small_policy: Path, tmp_path: Path) -> None:
-    config = make_small_config(small_policy, num_tasks=24)
+async def test_a_run_survives_one_kill_of_each_kind_of_process(small_policy: Path, tmp_path: Path) -> None:
+    config = make_small_config(small_policy, num_tasks=24, world_size=2)
     async with started(config, tmp_path) as run:
-        assert len({actor.pid for actor in run.runtime.actors}) == 6
-        assert set(run.runtime.extra_pids) == {actor.pid for actor in run.runtime.actors}
+        actors = run.runtime.actors
+        assert len({actor.pid for actor in actors}) == len(actors) == 7
+        assert set(run.runtime.extra_pids) == {actor.pid for actor in actors}
         driving = asyncio.create_task(run.driver.run())
         await run.kill("EnvShardActor", when=run.after(2))
         await run.kill("EngineActor", when=run.after(6))
         await run.kill("BlobStoreActor", when=run.after(10))
-        await run.kill("EnvShardActor", when=run.after(12), index=1)
+        await run.kill("LearnerActor", when=run.after(12), index=1)
         await run.check_trained_once(await driving)
         counters = run.notes.counters()
-        assert counters["env/recovered/shards"] == 2
-        assert counters["engine/recovered/engines"] >= 1
         assert counters["driver/died/attempts"] >= 1
+        assert counters["env/recovered/shards"] == 1
+        assert counters["engine/recovered/engines"] >= 1
+        assert counters["driver/resumes/count"] == 1
         assert counters["learner/logprob_diff/max"] < 1e-3
 
-        os.kill(next(actor.pid for actor in run.runtime.actors if actor.name == "ReplayBufferActor"), signal.SIGKILL)
+        os.kill(next(actor.pid for actor in actors if actor.name == "ReplayBufferActor"), signal.SIGKILL)
         with pytest.raises(RunFailedError, match="the replay buffer: The actor is dead"):
             await run.runtime.parts.buffer.status()
-
-
-async def test_a_run_goes_on_from_its_checkpoint_when_a_rank_dies(small_policy: Path, tmp_path: Path) -> None:
-    config = make_small_config(small_policy, num_tasks=16, world_size=2)
-    async with started(config, tmp_path) as run:
-        assert sum(actor.name == "LearnerActor" for actor in run.runtime.actors) == 2
-        driving = asyncio.create_task(run.driver.run())
-        await run.kill("LearnerActor", when=run.after(8), index=1)
-        await run.check_trained_once(await driving)
-        assert run.notes.counters()["driver/resumes/count"] == 1
-        assert run.notes.counters()["learner/logprob_diff/max"] < 1e-3
 
 
 async def test_a_plan_without_room_is_refused_in_words(small_policy: Path, tmp_path: Path) -> None:
