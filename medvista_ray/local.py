@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from medvista_ray.assembly import (
     MIB,
@@ -29,6 +30,9 @@ from medvista_ray.rollout.group import EpisodeCount
 from medvista_ray.rollout.shard import EnvShard
 from medvista_ray.types.delivery import GroupWork, Receipt
 from medvista_ray.types.protocols import EngineSet, TaskSource
+
+if TYPE_CHECKING:
+    from medvista_ray.learner.rank import LearnerRank
 
 
 class LocalEnvPool:
@@ -64,6 +68,14 @@ class LocalEnvPool:
         await self._shard.close()
 
 
+def _make_rank_in_its_thread(config: RunConfig) -> LearnerRank:
+    """Make the rank after fixing the thread count: another number of threads adds in another order, to other bytes."""
+    import torch
+
+    torch.set_num_threads(config.learner.num_threads)
+    return make_learner_rank(config)
+
+
 async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> Runtime:
     """Wire a run in this process; call it inside the event loop that will drive the run."""
     from medvista_ray.inference.local_engines import LocalEngines
@@ -79,7 +91,7 @@ async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> 
         num_engines=config.inference.num_engines,
     )
     learner = LocalLearnerGroup(
-        lambda: make_learner_rank(config), buffer=buffer, blobs=blobs, weights_folder=paths.weights
+        lambda: _make_rank_in_its_thread(config), buffer=buffer, blobs=blobs, weights_folder=paths.weights
     )
     num_slots = config.rollout.num_shards * config.rollout.slots_per_shard
     shard = make_shard(config, num_slots=num_slots, router=make_router(config), blobs=blobs, buffer=buffer, live=live)
