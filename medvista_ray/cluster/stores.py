@@ -9,6 +9,8 @@ where pickled arrays would keep it pinned. Neither ever passes through the drive
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,17 +32,35 @@ from medvista_ray.types.protocols import JournalPage
 from medvista_ray.types.samples import BatchShard
 from medvista_ray.types.trajectories import TrajectoryGroup
 
+_RENEW_S = 10.0  # far below the age at which a blob may be swept
+
 
 class RemoteBlobStore:
-    """Implements `BlobStore` over its actor, behind a cache of this process."""
+    """Implements `BlobStore` over its actor, behind a cache of this process.
+
+    The members of a group show the same images: what this process has put a moment ago is not sent again.
+    """
 
     def __init__(self, actor: Any, *, cache_bytes: int) -> None:
         self._actor = actor
         self._cache = MemoryBlobCache(cache_bytes)
+        self._puts: OrderedDict[str, tuple[float, asyncio.Task[None]]] = OrderedDict()  # oldest first
 
     async def put_if_absent(self, digest: str, data: bytes) -> None:
-        """Store bytes under their SHA-256."""
-        await self._ask(self._actor.put_if_absent.remote(digest, data))
+        """Store bytes under their SHA-256, or renew the age of the blob that is there, to within seconds."""
+        now_s = asyncio.get_running_loop().time()
+        while self._puts and next(iter(self._puts.values()))[0] < now_s - _RENEW_S:
+            self._puts.popitem(last=False)
+        if digest not in self._puts:
+            self._puts[digest] = now_s, asyncio.create_task(self._put(digest, data), name=f"put {digest[:12]}")
+        await asyncio.shield(self._puts[digest][1])  # another caller may be waiting for the same blob
+
+    async def _put(self, digest: str, data: bytes) -> None:
+        try:
+            await self._ask(self._actor.put_if_absent.remote(digest, data))
+        except BaseException:
+            self._puts.pop(digest, None)
+            raise
         self._cache.put(data)
 
     async def get_many(self, digests: Sequence[str]) -> list[bytes]:

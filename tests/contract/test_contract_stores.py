@@ -100,6 +100,17 @@ async def test_a_missing_blob_is_named(blobs: BlobStore) -> None:
 async def test_bytes_of_another_digest_are_refused(blobs: BlobStore) -> None:
     with pytest.raises(BlobMissingError, match="do not have the digest"):
         await blobs.put_if_absent(digest_of(b"promised"), b"given")
+    await blobs.put_if_absent(digest_of(b"promised"), b"promised")
+    assert await blobs.get_many([digest_of(b"promised")]) == [b"promised"]
+
+
+async def test_one_caller_that_goes_leaves_the_blob_to_the_others(blobs: BlobStore) -> None:
+    data = b"shared" * 1000
+    first, second = [asyncio.create_task(blobs.put_if_absent(digest_of(data), data)) for _ in range(2)]
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert await blobs.get_many([digest_of(data)]) == [data]
 
 
 # --- the buffer
