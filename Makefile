@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install demo test test-long lint bench clean
+.PHONY: install demo test test-long lint clean
 install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,11 +26,16 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# The unit tier runs by itself: it checks that it loads neither Ray nor torch.
+PYTEST := $(BIN)/python -m pytest --durations=15
+
 test: lint
-	$(BIN)/python -m pytest -m 'not long and not gpu'
+	$(PYTEST) tests/unit -m 'not long and not gpu'
+	$(PYTEST) tests --ignore=tests/unit -m 'not long and not gpu'
 
 test-long: lint
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(PYTEST) tests/unit -m 'not gpu'
+	$(PYTEST) tests --ignore=tests/unit -m 'not gpu'
 
 clean:
 	rm -rf $(VENV) runs
