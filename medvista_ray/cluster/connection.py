@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from medvista_ray.errors import ConfigError, PlacementError
 
 _log = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 256 * 2**20  # groups and images are small and leave the store at once
+_REACH_S = 5.0
 
 # Every process computes with few threads on purpose: OpenMP pools that share cores starve each other.
 WORKER_ENV = {
@@ -79,10 +81,25 @@ def _join(address: str) -> Any:
             f"cluster.address={address!r}: a run needs a direct connection; give host:port and start it on a node of "
             "the cluster, or hand it in with `ray job submit`"
         )
+    _check_reachable(address)
     try:
         return ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cluster.address={address!r} (or RAY_ADDRESS): cannot connect to Ray: {error}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Try the port first: Ray itself would try for minutes, without a word."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto", or nonsense that Ray names at once
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"cluster.address={address!r} (or RAY_ADDRESS): nothing answers there ({error}); start a cluster with "
+            "`ray start --head`, or leave it empty for a Ray on this machine"
+        ) from error
 
 
 def _start(*, num_cpus: float, num_gpus: float) -> Any:
