@@ -63,7 +63,7 @@ def test_wrong_use_of_the_command_is_one_line(medvista, tmp_path: Path, small_co
     assert_refused(medvista(["train"]), "--resume")
     assert_refused(medvista(["train", "--resume", tmp_path / "nothing"]), "nothing", "holds no run")
     assert_refused(medvista(["train", tmp_path / "missing.yaml"]), "missing.yaml", "does not exist")
-    assert_refused(medvista(["trian"]), "trian")
+    assert_refused(medvista(["trainn"]), "trainn")
     assert_refused(medvista(["train", small_config, "--lcoal"]), "--lcoal")
     assert_refused(medvista(["report", tmp_path]), str(tmp_path), "holds no run")
 
