@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from medvista_ray.errors import MedVistaError
 from medvista_ray.evaluation.outcomes import EpisodeOutcome, make_outcome
 from medvista_ray.rollout.env_factory import EnvFactory
 from medvista_ray.rollout.episode import EpisodeRunner

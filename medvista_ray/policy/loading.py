@@ -25,6 +25,7 @@ FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDERS = {"builtin:tiny_base": "tiny_base"}
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
+_ABOUT_THE_WEIGHTS = ("README.md", "base_card.json")  # they speak of the initial weights, not of what is trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,7 +136,8 @@ def save_policy(policy: Policy, folder: Path, *, state: Mapping[str, torch.Tenso
     policy.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
     for source in sorted(policy.folder.iterdir()):
         target = folder / source.name
-        if source.is_file() and not source.name.endswith(_WEIGHT_SUFFIXES) and not target.exists():
+        is_other = source.name.endswith(_WEIGHT_SUFFIXES) or source.name in _ABOUT_THE_WEIGHTS
+        if source.is_file() and not is_other and not target.exists():
             shutil.copyfile(source, target)
     return folder
 

@@ -37,6 +37,7 @@ def main(
 
     torch.set_num_threads(threads)
     from medvista_ray.policy.loading import load_policy
+    from medvista_ray.recipes.tiny_base.card import write_card
     from medvista_ray.recipes.tiny_base.perception import PerceptionSource
     from medvista_ray.recipes.tiny_base.training import Pretrainer, PretrainSettings, StepLog
     from medvista_ray.rendering.renderer import load_renderer
@@ -56,12 +57,15 @@ def main(
         "sha256": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         "seed": seed,
         "steps": {"dense": dense_steps, "language": language_steps},
+        "batch_size": settings.batch_size,
+        "threads": threads,
         "loss_first_and_last": log.ends(),
         "wall_s": round(time.monotonic() - start, 1),
         "held_out_accuracy": figures,
         "held_out_items_per_kind": held_out_items,
     }
     (out / "base_card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (out / "README.md").write_text(write_card(card))
 
 
 if __name__ == "__main__":
