@@ -135,6 +135,7 @@ class LearnerConfig:
     clip_high: float = 0.2
     importance_cap: float = 2.0  # truncated importance sampling; 0 = off
     kl_coefficient: float = 0.0  # against the initial weights
+    constant_length: int = 512  # action tokens of a sequence; what dr_grpo divides by
     max_logprob_diff: float = 1e-3  # parity bound in float32
 
     def __post_init__(self) -> None:
@@ -146,6 +147,8 @@ class LearnerConfig:
         _check(0 < self.clip_low < 1, "learner.clip_low", self.clip_low, "in (0, 1)")
         _check(self.clip_high > 0, "learner.clip_high", self.clip_high, "> 0")
         _check(self.kl_coefficient >= 0, "learner.kl_coefficient", self.kl_coefficient, ">= 0")
+        _check(self.importance_cap >= 0, "learner.importance_cap", self.importance_cap, ">= 0")
+        _check(self.constant_length >= 1, "learner.constant_length", self.constant_length, ">= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

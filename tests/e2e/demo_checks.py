@@ -18,7 +18,7 @@ def check_summary(folder: Path) -> dict[str, Any]:
     groups = summary["groups"]
     assert groups["submitted"] == sum(groups[end] for end in ENDS)
     assert groups["consumed"] > 0
-    assert groups["failed"] == groups["cancelled"] == 0
+    assert groups["failed"] <= 0.02 * groups["submitted"]
     assert 0 < summary["max_abs_logprob_diff"] < 1e-3
     assert summary["mode"] == "ray"
     assert summary["staleness"]["max"] >= 1

@@ -26,8 +26,8 @@ A Qwen3-VL of {millions:.2f} M parameters that can see what the demo of medvista
 pre-trained on plain perception over the training split of the demo's images, with no tool call and no
 `<think>`/`<answer>` protocol in it. Made for demonstration: it has no medical skill and must not be used on patients.
 
-Made by `python -m medvista_ray.recipes.tiny_base` with seed {seed}: {dense} updates of the vision tower on dense labels of
-its visual tokens, then {language} updates on questions, batches of {batch}; {minutes:.0f} minutes on {threads} thread(s).
+Made by `python -m medvista_ray.recipes.tiny_base` with seed {seed}: {dense} updates of the vision tower on dense labels
+of its visual tokens, then {language} updates on questions, batches of {batch}; {minutes:.0f} minutes, {threads} thread(s).
 SHA-256 of `model.safetensors`: `{sha256}`.
 
 Exact answers on images of sources that were not trained on, {items} items of each kind:
