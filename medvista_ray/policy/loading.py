@@ -25,6 +25,7 @@ FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDERS = {"builtin:tiny_base": "tiny_base"}
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
+_CARDS = ("base_card.json", "README.md")  # they speak of the weights before training
 _ABOUT_THE_WEIGHTS = ("README.md", "base_card.json")  # they speak of the initial weights, not of what is trained
 
 
@@ -125,7 +126,7 @@ def load_policy(path: str | Path, *, dtype: str = "float32", device: str = "auto
 
 
 def save_policy(policy: Policy, folder: Path, *, state: Mapping[str, torch.Tensor] | None = None) -> Path:
-    """Write an ordinary Hugging Face folder: weights, and copies of tokenizer, processor and template.
+    """Write an ordinary Hugging Face folder: weights, and copies of tokenizer, processor and template; no model card.
 
     Args:
         policy: what to write.
