@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 class MemorySampler:
     """A thread that keeps the largest PSS of this process, its descendants and other roots; a context manager."""
 
-    def __init__(self, *, interval_s: float = 2.0) -> None:
+    def __init__(self, *, interval_s: float = 5.0) -> None:
         self._interval_s = interval_s
         self._roots = {os.getpid()}
         self._stop = threading.Event()
