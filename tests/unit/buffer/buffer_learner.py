@@ -30,12 +30,12 @@ class LearnerWorld(World):
         if self.mode == "external":
             self.history = self.published[self.version]
             self.swap_to = (self.history, self.version)  # the driver finishes an accepted swap
-        self.held, self.gradients, self.unpublished, self.ended = [], None, [], False
+        self.held, self.gradients, self.unpublished, self.ended, self.ack_is_open = [], None, [], False, False
         return True
 
     def do_fetch(self, rng) -> bool:
-        if not self.attached or self.ended:
-            return False
+        if not self.attached or self.ended or self.ack_is_open:
+            return False  # an ack whose reply was lost is repeated before anything else
         rank = rng.randrange(self.ranks)
         held = next((each for each in self.held if rank not in each.shards), None)
         if held is None and rank == 0 and len(self.held) < 1 + self.prefetch * (not self.fixed):
@@ -95,14 +95,15 @@ class LearnerWorld(World):
         if self.gradients is None:
             return False
         lease, history = self.gradients
+        self.ack_is_open = True
         try:
             self.call("ack", lease.lease_id, fence=self.fence)
         except LeaseExpiredError:
-            self.held, self.gradients = [], None
+            self.held, self.gradients, self.ack_is_open = [], None, False
             return True
         except FenceError as error:
             raise BrokenPromiseError(f"an honest ack was refused: {error}") from error
-        self.gradients, self.history = None, history
+        self.gradients, self.history, self.ack_is_open = None, history, False
         self.held.pop(0)
         trained = Counter(group_id for batch in history for group_id in batch)
         if max(trained.values()) > 1:
@@ -134,7 +135,7 @@ class LearnerWorld(World):
         return True
 
     def do_extend(self, rng) -> bool:
-        if not self.held:
+        if not self.held or self.ack_is_open:
             return False
         try:
             self.call("extend", rng.choice(self.held).lease.lease_id, fence=self.fence, now_s=self.now_s)
@@ -167,7 +168,7 @@ class LearnerWorld(World):
         if self.state.incarnation <= before:
             raise BrokenPromiseError("a resume has a new incarnation")
         self.incarnation, self.acked, self.attached = self.state.incarnation, list(contained), False
-        self.held, self.gradients, self.unpublished, self.ended = [], None, [], False
+        self.held, self.gradients, self.unpublished, self.ended, self.ack_is_open = [], None, [], False, False
         self.published = {self.version: self.history}
         self.engine_history, self.engine_version = self.history, self.version
         self.intent, self.swap_to, self.said_end = None, None, False
@@ -179,5 +180,5 @@ class LearnerWorld(World):
         if self.mode != "external" or not self.attached or rng.random() < 0.6:
             return False
         self.attached = False
-        self.held, self.gradients, self.unpublished = [], None, []
+        self.held, self.gradients, self.unpublished, self.ack_is_open = [], None, [], False
         return True

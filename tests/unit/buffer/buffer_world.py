@@ -83,7 +83,7 @@ class World:
         self.engine_history, self.engine_version = (), 0
         self.fence, self.attached, self.ended, self.version, self.history = 0, False, False, 0, ()
         self.held: list[Held] = []
-        self.gradients, self.unpublished, self.acked = None, [], []
+        self.gradients, self.unpublished, self.acked, self.ack_is_open = None, [], [], False
         self.published: dict[int, tuple] = {0: ()}
         self.reader, self.seen, self.lossy = (0, 0), {}, False
         self.kept = (self.buffer.snapshot(), (), 0, (), 0)

@@ -33,7 +33,7 @@ SHORT = settings(
     suppress_health_check=list(HealthCheck),
 )
 LONG = settings(SHORT, max_examples=2000, stateful_step_count=60, derandomize=False)
-NO_SHRINK = settings(SHORT, max_examples=300, phases=[Phase.generate], report_multiple_bugs=False)
+NO_SHRINK = settings(SHORT, max_examples=3000, phases=[Phase.generate], report_multiple_bugs=False)
 
 
 def machine_of(mode, make_world):

@@ -114,13 +114,16 @@ async def test_a_train_step_that_does_not_end_is_abandoned(
 ) -> None:
     monkeypatch.setattr(driver_module, "_STOP_GRACE_S", 0.05)
 
-    def rewards(work: GroupWork) -> Any:  # once version 2 is there, the next train step does not end
-        if world.engines.policy_version == 2 and not world.learner.step_s:
-            world.learner.step_s = 60.0
-            asyncio.get_running_loop().call_later(0.2, world.driver.request_stop)
-        return different_rewards(work)
+    world = make_world(delay_s=0.002)
+    train_step = world.learner.train_step
 
-    world = make_world(rewards=rewards, delay_s=0.002)
+    async def third_does_not_end(*, fence: int, train_from_version: int) -> Any:
+        if len(world.learner.history) == 2:
+            world.driver.request_stop()
+            await asyncio.sleep(60)
+        return await train_step(fence=fence, train_from_version=train_from_version)
+
+    world.learner.train_step = third_does_not_end
     outcome = await world.run()
     assert len(world.learner.history) == 2
     assert outcome.end is RunEnd.STOPPED
