@@ -30,11 +30,11 @@ lint: install
 PYTEST := $(BIN)/python -m pytest --durations=15
 
 test: lint
-	$(PYTEST) tests/unit -m 'not long and not gpu'
+	$(PYTEST) -n 2 tests/unit -m 'not long and not gpu'
 	$(PYTEST) tests --ignore=tests/unit -m 'not long and not gpu'
 
 test-long: lint
-	$(PYTEST) tests/unit -m 'not gpu'
+	$(PYTEST) -n 2 tests/unit -m 'not gpu'
 	$(PYTEST) tests --ignore=tests/unit -m 'not gpu'
 
 clean:

