@@ -73,6 +73,11 @@ class RemoteEnvPool:
         """Return the processes of the living shards."""
         return tuple(shard.home for shard in self._living())
 
+    @property
+    def loads(self) -> dict[int, int]:
+        """Count the groups of each living shard, by process id."""
+        return {shard.home.record.pid: len(shard.groups) for shard in self._living()}
+
     async def start(self) -> None:
         """Start every shard, side by side."""
         self._shards.extend(await asyncio.gather(*(self._make() for _ in range(self._num_shards))))

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,20 +55,18 @@ class Run:
             probe=runtime.probe,
         )
 
-    async def kill(self, name: str, *, when: Callable[[], Awaitable[bool]], index: int = 0) -> None:
-        """Kill a process of an actor class, of those that ran at the start, as soon as it is time."""
-        while not await when():  # noqa: ASYNC110 - the ledger is in another process
-            await asyncio.sleep(0.02)
-        os.kill([actor.pid for actor in self.runtime.actors if actor.name == name][index], signal.SIGKILL)
+    def pids(self, name: str) -> list[int]:
+        """Return the processes of an actor class, of those that ran at the start."""
+        return [actor.pid for actor in self.runtime.actors if actor.name == name]
 
-    def after(self, num_consumed: int) -> Callable[[], Awaitable[bool]]:
-        """Return the moment when so many groups are consumed and others run."""
-
-        async def is_time() -> bool:
+    async def kill(self, pid: int, *, after: int, when: Callable[[], bool] = lambda: True) -> None:
+        """Kill a process as soon as so many groups are consumed, others run, and it is time."""
+        while True:
             counts = (await self.runtime.parts.buffer.status()).counts
-            return counts["consumed"] >= num_consumed and counts["running"] > 0
-
-        return is_time
+            if counts["consumed"] >= after and counts["running"] > 0 and when():
+                os.kill(pid, signal.SIGKILL)
+                return
+            await asyncio.sleep(0.01)
 
     async def check_trained_once(self, outcome: RunOutcome) -> None:
         """Nothing is lost and nothing doubled: every group has ended once, every task was trained once."""
@@ -101,10 +99,11 @@ async def test_a_run_survives_one_kill_of_each_kind_of_process(small_policy: Pat
         assert len({actor.pid for actor in actors}) == len(actors) == 7
         assert set(run.runtime.extra_pids) == {actor.pid for actor in actors}
         driving = asyncio.create_task(run.driver.run())
-        await run.kill("EnvShardActor", when=run.after(2))
-        await run.kill("EngineActor", when=run.after(6))
-        await run.kill("BlobStoreActor", when=run.after(10))
-        await run.kill("LearnerActor", when=run.after(12), index=1)
+        pool, shard = run.runtime.parts.env_pool, run.pids("EnvShardActor")[0]
+        await run.kill(shard, after=2, when=lambda: pool.loads.get(shard, 0) > 0)
+        await run.kill(run.pids("EngineActor")[0], after=6)
+        await run.kill(run.pids("BlobStoreActor")[0], after=10)
+        await run.kill(run.pids("LearnerActor")[1], after=12)
         await run.check_trained_once(await driving)
         counters = run.notes.counters()
         assert counters["driver/died/attempts"] >= 1
@@ -113,7 +112,7 @@ async def test_a_run_survives_one_kill_of_each_kind_of_process(small_policy: Pat
         assert counters["driver/resumes/count"] == 1
         assert counters["learner/logprob_diff/max"] < 1e-3
 
-        os.kill(next(actor.pid for actor in actors if actor.name == "ReplayBufferActor"), signal.SIGKILL)
+        os.kill(run.pids("ReplayBufferActor")[0], signal.SIGKILL)
         with pytest.raises(RunFailedError, match="the replay buffer: The actor is dead"):
             await run.runtime.parts.buffer.status()
 
