@@ -30,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+_INTERRUPTED = 130
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, any field of the config", metavar="KEY=VALUE")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/")]
 Local = Annotated[bool, typer.Option("--local", help="One process, no Ray")]
@@ -50,20 +51,20 @@ def main() -> None:
 def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False)
+        if code == _INTERRUPTED:  # how typer passes on a KeyboardInterrupt
+            return _fail("interrupted; the same command goes on from here", _INTERRUPTED)
         return int(code) if isinstance(code, int) else 0
     except ConfigError as error:
         return _fail(str(error), 2)
     except MedVistaError as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here", 130)
     except typer.Abort:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", _INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             return _fail(error.format_message(), 2)
         if type(error).__name__ == "StoppedError":
-            return _fail(str(error), 130)
+            return _fail(str(error), _INTERRUPTED)
         raise
 
 
