@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from medvista_ray.assembly import (
@@ -28,7 +28,7 @@ from medvista_ray.rollout.episode import EpisodeRunner
 from medvista_ray.rollout.group import EpisodeCount
 from medvista_ray.runs.directory import RunDirectory
 from medvista_ray.runs.trajectories import TrajectoryRecorder
-from medvista_ray.types.protocols import PolicyClient, TaskSource
+from medvista_ray.types.protocols import PolicyClient, TaskRecord, TaskSource
 from medvista_ray.types.trajectories import TrajectoryGroup
 
 _RECORDED_ITEMS = 8  # per family, for the report
@@ -43,14 +43,33 @@ def make_held_out(config: RunConfig) -> dict[str, TaskSource]:
 
 
 def _held_out(config: RunConfig, families: tuple[str, ...]) -> TaskSource:
-    return make_task_source(
-        config.data.source,
-        "held_out",
-        families=families,
-        weights=(1.0,) * len(families),
-        num_tasks=config.data.num_held_out,
-        seed=config.seed,
+    return _remembered(config.data.source, families, config.data.num_held_out, config.seed)
+
+
+@cache
+def _remembered(source: str, families: tuple[str, ...], num_tasks: int, seed: int) -> TaskSource:
+    weights = (1.0,) * len(families)
+    return RememberedTasks(
+        make_task_source(source, "held_out", families=families, weights=weights, num_tasks=num_tasks, seed=seed)
     )
+
+
+class RememberedTasks:
+    """Keeps the records of a task source: every row of a table, sampled and greedy, asks for the same items."""
+
+    def __init__(self, tasks: TaskSource) -> None:
+        self._tasks = tasks
+        self._records: dict[int, TaskRecord] = {}
+
+    def __len__(self) -> int:
+        """Count the tasks."""
+        return len(self._tasks)
+
+    def __getitem__(self, index: int) -> TaskRecord:
+        """Return the record of an index, made once."""
+        if index not in self._records:
+            self._records[index] = self._tasks[index]
+        return self._records[index]
 
 
 def run_evaluation(
