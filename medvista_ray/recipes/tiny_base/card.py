@@ -27,7 +27,7 @@ pre-trained on plain perception over the training split of the demo's images, wi
 `<think>`/`<answer>` protocol in it. Made for demonstration: it has no medical skill and must not be used on patients.
 
 Made by `python -m medvista_ray.recipes.tiny_base` with seed {seed}: {dense} updates of the vision tower on dense labels
-of its visual tokens, then {language} updates on questions, batches of {batch}; {minutes:.0f} minutes, {threads} thread(s).
+of its visual tokens, then {language} updates on questions, batches of {batch}; {minutes:.0f} min, {threads} thread(s).
 SHA-256 of `model.safetensors`: `{sha256}`.
 
 Exact answers on images of sources that were not trained on, {items} items of each kind:
