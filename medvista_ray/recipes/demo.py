@@ -42,7 +42,7 @@ ROWS: dict[str, tuple[str, bool]] = {
     "rl_no_tools": ("rl_no_tools", False),
     "rl_tools": ("rl_tools", True),
 }
-_BASE_SFT_SHARE = 4  # answer-only fine-tuning needs a quarter of the updates: it only teaches the format of an answer
+_BASE_SFT_SHARE = 2  # answer-only fine-tuning needs half of the updates: it only teaches the format of an answer
 _SFT_KEYS = ("policy", "data", "env", "sft", "coldstart", "seed")
 _RL_KEYS = ("mode", "policy", "data", "env", "rollout", "buffer", "inference", "learner", "train", "seed")
 _EVALUATION_KEYS = ("data", "env", "evaluation", "seed")
