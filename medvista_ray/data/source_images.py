@@ -82,15 +82,7 @@ def _make(
     if factor > 1.0:
         size = (max(1, round(raw.shape[1] / factor)), max(1, round(raw.shape[0] / factor)))
         values = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
-    center, width = PRESETS[DEFAULT_PRESET]
-    return SourceImage(
-        source=entry.name,
-        modality=entry.modality,
-        pixels=to_rgb(apply_window(values, center=center, width=width)),
-        values=values,
-        spacing_mm=spacing_mm,
-        plane=plane,
-    )
+    return _grey_image(entry, values, spacing_mm, plane)
 
 
 def _volume_slices(entry: ManifestEntry, path: Path) -> tuple[SourceImage, ...]:
@@ -107,11 +99,13 @@ def _volume_slices(entry: ManifestEntry, path: Path) -> tuple[SourceImage, ...]:
         count = volume.shape[axis]
         for index in range(int(count * SLICE_RANGE[0]), int(count * SLICE_RANGE[1]), SLICE_STEP):
             values = np.rot90(np.moveaxis(volume, axis, 0)[index])  # superior or anterior up; `take` would copy it all
-            slices.append(_make_slice(entry, np.ascontiguousarray(values), (zooms[rows], zooms[columns]), plane))
+            slices.append(_grey_image(entry, np.ascontiguousarray(values), (zooms[rows], zooms[columns]), plane))
     return tuple(slices)
 
 
-def _make_slice(entry: ManifestEntry, values: np.ndarray, spacing_mm: tuple[float, float], plane: str) -> SourceImage:
+def _grey_image(
+    entry: ManifestEntry, values: np.ndarray, spacing_mm: tuple[float, float] | None, plane: str | None
+) -> SourceImage:
     center, width = PRESETS[DEFAULT_PRESET]
     return SourceImage(
         source=entry.name,
