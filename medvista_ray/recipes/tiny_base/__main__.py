@@ -23,7 +23,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of weights and data")] = 0,
     threads: Annotated[int, typer.Option(help="Torch threads")] = 2,
     dense_steps: Annotated[int, typer.Option(help="Updates of the vision warm-up")] = 220,
-    language_steps: Annotated[int, typer.Option(help="Updates on questions")] = 1500,
+    language_steps: Annotated[int, typer.Option(help="Updates on questions")] = 1350,
     held_out_items: Annotated[int, typer.Option(help="Items per kind of the final figures")] = 400,
 ) -> None:
     """Pre-train the tiny base; progress on stderr, figures into base_card.json."""

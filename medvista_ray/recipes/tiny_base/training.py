@@ -40,7 +40,7 @@ class PretrainSettings:
     """Steps and rates; budgets are in steps, since machines differ in speed."""
 
     dense_steps: int = 220
-    language_steps: int = 1500
+    language_steps: int = 1350
     batch_size: int = 64
     dense_lr: float = 2e-3
     language_lr: float = 2e-3
