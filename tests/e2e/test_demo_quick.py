@@ -62,14 +62,24 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(out)
 
 
+def gain(run: Path, key: str) -> float:
+    """Return how much a metric of committed groups has risen: the last fifth of the train steps over the first."""
+    points = [point.values for point in read_metrics(RunDirectory.open(run), "rl_tools") if key in point.values]
+    fifth = len(points) // 5
+    first, last = (
+        fmean([point[key] for point in part], weights=[point["rollout/groups/count"] for point in part])
+        for part in (points[:fifth], points[-fifth:])
+    )
+    print(f"{key}: {first:.3f} -> {last:.3f}")
+    return last - first
+
+
 def test_it_learns(demo: Path) -> None:
     summary = check_summary(demo)
     before, after = (summary["accuracy"][row]["zoom"]["sampled"] for row in ("sft_tools", "rl_tools"))
     assert after - before >= 0.15, (before, after)
-    points = [point.values for point in read_metrics(RunDirectory.open(demo), "rl_tools")]
-    rewards = [values["rollout/reward/mean"] for values in points if "rollout/reward/mean" in values]
-    fifth = max(1, len(rewards) // 5)
-    assert fmean(rewards[-fifth:]) - fmean(rewards[:fifth]) >= 0.1, rewards
+    assert gain(demo, "reward/correct/mean") >= 0.15
+    assert gain(demo, "rollout/reward/mean") >= 0.05  # of 2; its format part is noisy
     assert summary["calls_per_episode"]["rl_tools"]["zoom"] >= 0.85  # half as much SFT as the whole demo
     assert summary["valid_tool_calls"]["rl_tools"] >= 0.85
 
