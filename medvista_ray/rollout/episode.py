@@ -5,7 +5,8 @@ committed group resolves. Whatever goes wrong inside an episode makes a *broken*
 on.
 
 An env needs the Gymnasium surface and, on `unwrapped`, `observe()` and `blobs`. Two more methods are used where they
-are: `step_async`, so that no thread waits for a tool, and `stop`, which scores an episode that a limit ended.
+are: `step_async`, so that no thread waits for a tool, and `stop`, which scores an episode that a limit ended. A wrapper
+or a subclass that overrides `step` alone means its `step`: it is called, in a thread.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from medvista_ray.errors import EngineDiedError, MedVistaError, RenderError
@@ -158,10 +161,27 @@ class EpisodeRunner:
 
 async def _step(env: Any, action: str) -> Any:
     """Take an action without holding the event loop."""
-    source = env.unwrapped
-    if hasattr(source, "step_async"):
-        return await source.step_async(action)
+    if _prefers_async(type(env)):
+        return await env.step_async(action)
     return await asyncio.to_thread(env.step, action)
+
+
+def _prefers_async(kind: type) -> bool:
+    """Return whether no class nearer than the one with `step_async` has a `step` of its own."""
+    nearest = next((base for base in kind.__mro__ if "step" in vars(base) or "step_async" in vars(base)), None)
+    return nearest is not None and "step_async" in vars(nearest)
+
+
+def _describe_fault(error: Exception) -> str:
+    """Say what broke a member; foreign errors by type and place, for their text may quote what only rewards may see."""
+    name = type(error).__name__
+    if isinstance(error, MedVistaError):
+        return f"{name}: {error}"[:500]
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return name
+    place = frames[-1]
+    return f"{name} at {Path(place.filename).name}:{place.lineno} in {place.name}"
 
 
 class _Episode:
@@ -211,6 +231,6 @@ class _Episode:
         )
 
     def broken(self, error: Exception) -> Trajectory:
-        """Return what there is, marked as broken, with the type and text of what happened."""
-        text = f"{type(error).__name__}: {error}"[:500]
-        return replace(self.trajectory(), stop_reason=StopReason.BROKEN, reward=0.0, reward_breakdown={}, error=text)
+        """Return what there is, marked as broken, with what happened."""
+        fault = _describe_fault(error)
+        return replace(self.trajectory(), stop_reason=StopReason.BROKEN, reward=0.0, reward_breakdown={}, error=fault)

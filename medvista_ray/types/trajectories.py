@@ -82,7 +82,7 @@ class Trajectory:
     stop_reason: StopReason = StopReason.ANSWERED
     reward: float = 0.0
     reward_breakdown: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None  # set for a broken member: type and text
+    error: str | None = None  # set for a broken member: type, and text or place
 
     def __post_init__(self) -> None:
         shapes = {self.token_ids.shape, self.loss_mask.shape, self.logprobs.shape}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rollout_parts import (
     sampled_ids,
 )
 
+from medvista_ray.envs.medical_vqa import MedicalVQAEnv
 from medvista_ray.errors import EngineDiedError
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.rendering.spans import check_stream
@@ -289,7 +291,44 @@ async def test_gymnasium_wrappers_see_the_steps(renderer):
 async def test_an_env_that_raises_breaks_its_member(renderer, where):
     trajectory = await run_one(renderer, TASKS[0], play(renderer, "one", "two"), env=PlainEnv(fails_in=where))
     assert not trajectory.is_live
-    assert trajectory.error == f"KeyError: 'bug in {where}'"
+    assert re.fullmatch(r"KeyError at test_rollout_episode\.py:\d+ in _maybe_fail", trajectory.error)
+
+
+async def test_the_text_of_a_foreign_error_is_not_recorded(renderer):
+    """A rubric's own message may quote the reference."""
+
+    class Quoting(PlainEnv):
+        def step(self, action):
+            raise ValueError(f"{action!r} is not {TASKS[0].reference.answer!r}")
+
+    trajectory = await run_one(renderer, TASKS[0], play(renderer, "one"), env=Quoting())
+    assert trajectory.error.startswith("ValueError at test_rollout_episode.py:")
+
+
+async def test_a_step_of_ones_own_is_not_passed_by(renderer):
+    """Overriding `step` alone, by a subclass or a wrapper, is enough; the inherited `step_async` must not win."""
+    import gymnasium
+
+    class Doubled(MedicalVQAEnv):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return (observation, 2 * reward, *rest)
+
+    class Halved(gymnasium.Wrapper):
+        def step(self, action):
+            observation, reward, *rest = self.env.step(action)
+            return (observation, reward / 2, *rest)
+
+    rewards = []
+    for env in (MedicalVQAEnv(config=CONFIG), Doubled(config=CONFIG), Halved(MedicalVQAEnv(config=CONFIG))):
+        for data in TASKS[0].blobs.values():
+            env.unwrapped.blobs.put(data)
+        trajectory = await run_one(renderer, TASKS[0], play(renderer, answer(TASKS[0].reference.answer)), env=env)
+        env.close()
+        assert trajectory.error is None
+        rewards.append(trajectory.reward)
+    assert rewards[0] > 0
+    assert rewards[1:] == [2 * rewards[0], rewards[0] / 2]
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), "much"])

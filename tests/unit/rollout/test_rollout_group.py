@@ -136,7 +136,7 @@ async def test_a_member_that_breaks_leaves_the_others_alone(renderer, factory, w
         StopReason.BROKEN,
         StopReason.ANSWERED,
     ]
-    assert group.trajectories[1].error == "RuntimeError: somebody's bug"
+    assert group.trajectories[1].error.startswith("RuntimeError at test_rollout_group.py:")
     assert live() == 0
     receipt = make_receipt(group, CommitResult.ACCEPTED)
     assert receipt.num_broken == 1
