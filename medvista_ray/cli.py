@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medvista_ray import __version__
-from medvista_ray.errors import ConfigError, MedVistaError
+from medvista_ray.errors import ConfigError, MedVistaError, StoppedError
 
 if TYPE_CHECKING:
     from medvista_ray.assembly import StartRuntime
@@ -56,6 +56,8 @@ def _run(arguments: Sequence[str]) -> int:
         return int(code) if isinstance(code, int) else 0
     except ConfigError as error:
         return _fail(str(error), 2)
+    except StoppedError as error:
+        return _fail(str(error), _INTERRUPTED)
     except MedVistaError as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     except typer.Abort:
@@ -63,8 +65,6 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             return _fail(error.format_message(), 2)
-        if type(error).__name__ == "StoppedError":
-            return _fail(str(error), _INTERRUPTED)
         raise
 
 

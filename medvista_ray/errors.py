@@ -94,3 +94,7 @@ class PlacementError(MedVistaError):
 
 class RunFailedError(MedVistaError):
     """A run cannot go on: says why and what to do."""
+
+
+class StoppedError(MedVistaError):
+    """Somebody asked a run to stop; what was done is kept, and the text says how to go on (exit code 130)."""

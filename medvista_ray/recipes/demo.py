@@ -20,10 +20,10 @@ from typing import Any
 from medvista_ray.assembly import StartRuntime
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.data.manifest import load_manifest
-from medvista_ray.errors import ConfigError
+from medvista_ray.errors import ConfigError, StoppedError
 from medvista_ray.recipes.evaluate import make_held_out, read_row, run_evaluation
 from medvista_ray.recipes.progress import Reporter
-from medvista_ray.recipes.rl import RLResult, StoppedError, make_training_tasks, run_rl
+from medvista_ray.recipes.rl import RLResult, make_training_tasks, run_rl
 from medvista_ray.recipes.sft import run_sft
 from medvista_ray.recipes.summary import make_summary
 from medvista_ray.runs.directory import RunDirectory

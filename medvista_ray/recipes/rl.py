@@ -24,6 +24,7 @@ from medvista_ray.driver.checkpoint import list_checkpoints
 from medvista_ray.driver.driver import Driver
 from medvista_ray.driver.parts import RunEnd, RunOutcome
 from medvista_ray.driver.telemetry import Progress, Telemetry
+from medvista_ray.errors import StoppedError
 from medvista_ray.recipes.progress import Advance, Reporter
 from medvista_ray.runs.directory import RunDirectory
 from medvista_ray.runs.memory import MemorySampler
@@ -31,10 +32,6 @@ from medvista_ray.runs.metrics import MetricsWriter
 from medvista_ray.runs.trajectories import TrajectoryRecorder
 from medvista_ray.types.protocols import TaskSource
 from medvista_ray.types.trajectories import TrajectoryGroup
-
-
-class StoppedError(Exception):
-    """Somebody asked a run to stop; what was done is kept, and the next call goes on from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from medvista_ray.assembly import StartRuntime
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.driver.checkpoint import list_checkpoints
-from medvista_ray.errors import ConfigError
+from medvista_ray.errors import ConfigError, StoppedError
 from medvista_ray.evaluation.statistics import rows_of_summary
 from medvista_ray.evaluation.table import format_markdown
 from medvista_ray.policy.loading import resolve_policy_path
 from medvista_ray.recipes.evaluate import run_evaluation
 from medvista_ray.recipes.progress import Reporter
-from medvista_ray.recipes.rl import StoppedError, run_rl
+from medvista_ray.recipes.rl import run_rl
 from medvista_ray.recipes.summary import make_summary
 from medvista_ray.runs.directory import RunDirectory
 from medvista_ray.runs.memory import MemorySampler
