@@ -24,6 +24,7 @@ class Pool:
     """The images that one family may draw from, by manifest entry."""
 
     sources: tuple[tuple[SourceImage, ...], ...]
+    augment: bool = False  # vary colours: the few files of the training split show few
 
     def draw(self, rng: np.random.Generator) -> SourceImage:
         """Draw an entry with equal weight, then one of its slices."""
@@ -42,7 +43,7 @@ def load_pool(
             groups.append(images)
     if not groups:
         raise DataError(f"data.families: no {split} image of {source!r} suits family {family!r}")
-    return Pool(sources=tuple(groups))
+    return Pool(sources=tuple(groups), augment=split == "train")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,12 +87,26 @@ def draw_cut(
     return Cut(pixels=np.ascontiguousarray(pixels), spacing_mm=spacing)
 
 
-def change_gain(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """Scale the brightness of 70% of the images by 0.7 to 1.1."""
-    if rng.random() >= 0.7:
-        return pixels
-    table = np.clip(np.arange(256) * rng.uniform(0.7, 1.1), 0, 255).astype(np.uint8)
-    return np.asarray(table[pixels], dtype=np.uint8)
+def vary_look(rng: np.random.Generator, pixels: np.ndarray, *, augment: bool) -> np.ndarray:
+    """Change the brightness, and in training the colours, of uint8 [H, W, 3]; shares and ranges are our own choice."""
+    if rng.random() < 0.7:
+        pixels = _look_up(pixels, (np.arange(256) * rng.uniform(0.7, 1.1))[:, None])
+    return _change_colours(rng, pixels) if augment else pixels
+
+
+def _change_colours(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """Invert a fifth of the images and tint half of them; green is never raised, so that a ring stays visible."""
+    levels = np.arange(256.0)[:, None]
+    if rng.random() < 0.2:
+        levels = 255.0 - levels
+    gains = rng.uniform((0.4, 0.4, 0.4), (1.3, 1.0, 1.3)) if rng.random() < 0.5 else np.ones(3)
+    return _look_up(pixels, levels * gains)
+
+
+def _look_up(pixels: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Replace every value by its entry in `levels` [256, 1 or 3]."""
+    table = np.broadcast_to(np.clip(levels, 0, 255).astype(np.uint8), (256, 3))
+    return np.stack([table[pixels[..., channel], channel] for channel in range(3)], axis=-1)
 
 
 def draw_ring(rng: np.random.Generator, pixels: np.ndarray, center: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medvista_ray.data.scene import FULL_PX, Pool, change_gain, draw_cut, encode_pixels
+from medvista_ray.data.scene import FULL_PX, Pool, draw_cut, encode_pixels, vary_look
 from medvista_ray.types.messages import Reference, Task
 from medvista_ray.types.protocols import TaskRecord
 
@@ -41,7 +41,7 @@ def draw_measure_scene(rng: np.random.Generator, pool: Pool) -> MeasureScene:
     image = pool.draw(rng)
     cut = draw_cut(rng, image, FULL_PX)
     assert cut.spacing_mm is not None, "the pool of this family holds images with a spacing only"
-    pixels = change_gain(rng, cut.pixels)
+    pixels = vary_look(rng, cut.pixels, augment=False)
     while True:
         x0, y0, x1, y1 = (int(value) for value in rng.integers(_EDGE_PX, FULL_PX - _EDGE_PX, 4))
         if math.hypot(x1 - x0, y1 - y0) >= _MIN_DISTANCE_PX:

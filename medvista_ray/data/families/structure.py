@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from medvista_ray.data.scene import FULL_PX, VIEW_PX, Pool, change_gain, draw_cut, draw_ring, encode_pixels
+from medvista_ray.data.scene import FULL_PX, VIEW_PX, Pool, draw_cut, draw_ring, encode_pixels, vary_look
 from medvista_ray.data.source_images import SourceImage
 from medvista_ray.images.geometry import downscale
 from medvista_ray.types.messages import Choice, Reference, Task
@@ -96,7 +96,7 @@ def draw_structure_scene(
     answer = sorted(groups)[int(rng.integers(len(groups)))]
     image = groups[answer].draw(rng)
     cut = draw_cut(rng, image, FULL_PX, min_share=0.85 if aspect == "plane" else 0.6, turn=False)
-    pixels = change_gain(rng, cut.pixels)
+    pixels = vary_look(rng, cut.pixels, augment=False)
     if rng.random() < 0.5:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     return StructureScene(pixels=pixels, aspect=aspect, answer=answer, source=image.source, spacing_mm=cut.spacing_mm)
@@ -105,7 +105,7 @@ def draw_structure_scene(
 def _draw_quadrant(rng: np.random.Generator, pool: Pool) -> StructureScene:
     image = pool.draw(rng)
     cut = draw_cut(rng, image, FULL_PX)
-    pixels = change_gain(rng, cut.pixels)
+    pixels = vary_look(rng, cut.pixels, augment=pool.augment)
     half = FULL_PX // 2
     row, column = int(rng.integers(2)), int(rng.integers(2))
     center = (

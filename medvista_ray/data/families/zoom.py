@@ -15,10 +15,10 @@ from medvista_ray.data.scene import (
     FULL_PX,
     VIEW_PX,
     Pool,
-    change_gain,
     draw_cut,
     draw_ring,
     encode_pixels,
+    vary_look,
 )
 from medvista_ray.images.geometry import downscale
 from medvista_ray.types.messages import Choice, Reference, Task
@@ -57,7 +57,7 @@ def draw_zoom_scene(rng: np.random.Generator, pool: Pool) -> ZoomScene:
     """Draw an item; the blocks of its letter have the mean of the grey around it, so every letter has the same view."""
     image = pool.draw(rng)
     cut = draw_cut(rng, image, FULL_PX)
-    pixels = change_gain(rng, cut.pixels)
+    pixels = vary_look(rng, cut.pixels, augment=pool.augment)
     third = FULL_PX // 3
     row, column = int(rng.integers(3)), int(rng.integers(3))
     center = (

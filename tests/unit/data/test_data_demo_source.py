@@ -19,7 +19,7 @@ from medvista_ray.data.families.structure import (
     make_structure_record,
 )
 from medvista_ray.data.manifest import load_manifest
-from medvista_ray.data.scene import FULL_PX, RING_COLOUR, load_pool
+from medvista_ray.data.scene import FULL_PX, RING_COLOUR, load_pool, vary_look
 from medvista_ray.data.sources import make_task_source
 from medvista_ray.errors import ConfigError, DataError
 from medvista_ray.images.codec import decode, digest_of
@@ -120,6 +120,24 @@ def test_the_modality_question_does_not_come_with_its_answer():
     scene = draw_structure_scene(np.random.default_rng(0), pools, aspect="modality")
     (ref,) = make_structure_record(scene, "t").task.images
     assert ref.modality is None
+
+
+def test_colours_vary_in_training_only():
+    assert load_pool("demo", "train", "zoom").augment
+    assert not load_pool("demo", "held_out", "zoom").augment
+    grey = np.repeat(np.arange(0, 256, 5, dtype=np.uint8)[:, None, None], 3, axis=2)
+    before = grey.copy()
+    plain = [vary_look(np.random.default_rng(index), grey, augment=False) for index in range(50)]
+    varied = [vary_look(np.random.default_rng(index), grey, augment=True) for index in range(50)]
+    assert np.array_equal(grey, before)
+    assert all((image[..., 0] == image[..., 1]).all() and image[0, 0, 0] <= image[-1, 0, 0] for image in plain)
+    tinted = sum(bool((image[..., 0] != image[..., 1]).any()) for image in varied)
+    inverted = sum(bool(image[0, 0, 0] > image[-1, 0, 0]) for image in varied)
+    assert 15 <= tinted <= 35
+    assert 4 <= inverted <= 18
+    for image in varied:  # a pure green ring stays apart from what was grey: no tint is all green
+        greens = image[..., 1].astype(int)
+        assert (greens - np.maximum(image[..., 0], image[..., 2]) < 200).all()
 
 
 def test_more_than_200_held_out_items_differ(zoom_scenes, window_scenes):
