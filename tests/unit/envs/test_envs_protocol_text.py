@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from fuzz_cases import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medvista_ray.envs.protocol_text import Answer, BadCall, Call, Malformed, parse_action
@@ -78,14 +79,14 @@ def test_right_tags_around_no_call_are_a_bad_call(content, message):
     assert message in parsed.error
 
 
+@fuzz
 @given(st.text())
-@settings(max_examples=300)
 def test_any_text_is_parsed(text):
     assert isinstance(parse_action(text), Malformed)
 
 
+@fuzz
 @given(st.lists(st.sampled_from([*TAGS, "x", " ", ZOOM]), max_size=8))
-@settings(max_examples=500)
 def test_only_the_four_tags_in_order_are_well_formed(pieces):
     parsed = parse_action("".join(pieces))
     tags = [piece for piece in pieces if piece in TAGS]
@@ -101,8 +102,8 @@ JSON_VALUES = st.recursive(
 )  # fmt: skip
 
 
+@fuzz
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), JSON_VALUES, max_size=3))
-@settings(max_examples=100)
 def test_arguments_come_through_unchanged(arguments):
     text = json.dumps({"name": "t", "arguments": arguments})
     if any(tag in text for tag in TAGS):

@@ -9,7 +9,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz_cases import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -153,7 +154,7 @@ def test_an_npy_header_is_never_evaluated():
 mutations = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@fuzz
 @given(mime=st.sampled_from(sorted(SEEDS)), changes=mutations, cut=st.floats(0, 1), tail=st.binary(max_size=8))
 def test_damaged_bytes_are_an_image_or_an_image_error(mime, changes, cut, tail):
     data = bytearray(SEEDS[mime])
@@ -168,7 +169,7 @@ def test_damaged_bytes_are_an_image_or_an_image_error(mime, changes, cut, tail):
     assert decoded.dtype in ((np.int16, np.float32) if mime == NPY_MIME else (np.uint8,))
 
 
-@settings(max_examples=200, deadline=None)
+@fuzz
 @given(mime=st.sampled_from([*sorted(SEEDS), "text/html"]), data=st.binary(max_size=200), with_head=st.booleans())
 def test_any_bytes_are_an_image_error(mime, data, with_head):
     head = SEEDS.get(mime, b"")[:10] if with_head else b""

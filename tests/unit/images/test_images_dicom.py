@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz_cases import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -225,7 +226,7 @@ def test_identifiers_reach_no_record_log_or_warning(tmp_path, caplog):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8), cut=st.floats(0.2, 1))
 def test_damaged_files_are_an_image_or_an_image_error(tmp_path, changes, cut):
     data = bytearray(write(tmp_path, make_dataset(RescaleSlope=1, RescaleIntercept=0), "seed.dcm").read_bytes())

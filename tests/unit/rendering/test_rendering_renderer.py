@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from fuzz_cases import fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +78,7 @@ def ids_of(folder):
     return {token["content"]: token["id"] for token in raw["added_tokens"]}
 
 
-@fast
+@fuzz
 @given(family=st.sampled_from(FAMILIES), conversation=conversations)
 def test_no_text_makes_a_marker(renderers, family, conversation):
     """Every id of an added token is one that the structure put there, whatever the parts say or how they are split."""

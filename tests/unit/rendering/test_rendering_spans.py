@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzz_cases import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medvista_ray.errors import RenderError
@@ -16,7 +17,7 @@ texts = st.lists(st.integers(0, 6) | st.integers(8, 20), max_size=6)
 pieces = st.lists(st.tuples(texts, st.integers(1, 9)), max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz
 @given(pieces=pieces, tail=texts)
 def test_collapse_and_expand_are_inverse(pieces, tail):
     collapsed, expanded, spans = [], [], []

@@ -6,6 +6,7 @@ import math
 import msgpack
 import numpy as np
 import pytest
+from fuzz_cases import fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -274,7 +275,7 @@ def test_bytes_that_are_no_record_are_refused() -> None:
             wire.decode_group(data)
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz
 @given(st.data())
 def test_fuzzed_bytes_give_a_record_or_a_wire_error(data: st.DataObject) -> None:
     good = bytearray(wire.encode_group(make_group()))

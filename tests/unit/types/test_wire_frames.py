@@ -4,7 +4,8 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from fuzz_cases import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medvista_ray.errors import WireError
@@ -26,7 +27,7 @@ def test_frames_round_trip() -> None:
     assert list(iter_frames(io.BytesIO(b""))) == []
 
 
-@settings(max_examples=150, deadline=None)
+@fuzz
 @given(st.integers(0, len(make_file(PAYLOADS))))
 def test_a_torn_tail_is_cut_at_any_byte(cut: int) -> None:
     data = make_file(PAYLOADS)
@@ -35,7 +36,7 @@ def test_a_torn_tail_is_cut_at_any_byte(cut: int) -> None:
     assert list(iter_frames(io.BytesIO(data[:cut]))) == PAYLOADS[:whole]
 
 
-@settings(max_examples=200, deadline=None)
+@fuzz
 @given(st.integers(0, len(make_file(PAYLOADS)) - 1), st.integers(1, 255))
 def test_any_changed_byte_is_found_and_named(position: int, flip: int) -> None:
     data = bytearray(make_file(PAYLOADS))
