@@ -21,6 +21,7 @@ from medvista_ray.errors import ConfigError, MedVistaError, StoppedError
 if TYPE_CHECKING:
     from medvista_ray.assembly import StartRuntime
     from medvista_ray.config.schema import RunConfig
+    from medvista_ray.data.manifest import Split
 
 app = typer.Typer(
     name="medvista",
@@ -44,6 +45,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # One OpenMP thread a process unless it asks for more: pools that each take every core starve each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path.append(os.getcwd())  # for `env.target=my_module:MyEnv`: a console script does not look there by itself
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     raise SystemExit(_run(sys.argv[1:]))
 
@@ -52,7 +54,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False)
         if code == _INTERRUPTED:  # how typer passes on a KeyboardInterrupt
-            return _fail("interrupted; the same command goes on from here", _INTERRUPTED)
+            return _fail(f"interrupted; {_how_to_go_on(arguments)}", _INTERRUPTED)
         return int(code) if isinstance(code, int) else 0
     except ConfigError as error:
         return _fail(str(error), 2)
@@ -66,6 +68,12 @@ def _run(arguments: Sequence[str]) -> int:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             return _fail(error.format_message(), 2)
         raise
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    if arguments[:1] == ["train"]:
+        return "go on with: medvista train --resume RUN_DIRECTORY"
+    return "the same command goes on from here" + (", without --fresh" if "--fresh" in arguments else "")
 
 
 def _fail(text: str, code: int) -> int:
@@ -84,7 +92,13 @@ def _pick_root(config: RunConfig) -> StartRuntime:
 
 
 def _load(
-    paths: Sequence[Path], overrides: Sequence[str] | None, *, local: bool, out: Path | None
+    paths: Sequence[Path],
+    overrides: Sequence[str] | None,
+    *,
+    out: Path | None,
+    splits: Sequence[Split],
+    local: bool = False,
+    needs_ray: bool = True,
 ) -> tuple[RunConfig, Path]:
     """Load the config of a command that trains or evaluates; what it needs must be there before anything is written."""
     from medvista_ray.config.load import load_config
@@ -93,7 +107,7 @@ def _load(
     config = load_config(list(paths), list(overrides or ()))
     if local:
         config = replace(config, mode="local")
-    check_run(config)
+    check_run(config, splits=splits, needs_ray=needs_ray)
     return config, out if out is not None else Path(config.out) / config.run_name
 
 
@@ -123,7 +137,8 @@ def demo(
     """
     from medvista_ray.recipes.demo import FULL_ROWS, QUICK_ROWS, Demo, demo_config_paths
 
-    config, folder = _load(demo_config_paths(quick=quick), _expand_families(overrides), local=local, out=out)
+    paths, words = demo_config_paths(quick=quick), _expand_families(overrides)
+    config, folder = _load(paths, words, local=local, out=out, splits=("train", "held_out"))
     full = not quick and set(config.data.families) >= {"zoom", "window", "structure"}
     _run_stages(
         lambda run, reporter: Demo(
@@ -148,14 +163,11 @@ def sft(
 
     Example: medvista sft configs/demo.yaml policy.path=/models/qwen3-vl run_name=my-sft
     """
-    from medvista_ray.recipes.progress import Reporter
-    from medvista_ray.recipes.sft import run_sft
-    from medvista_ray.runs.directory import RunDirectory
+    from medvista_ray.recipes.train import run_fine_tuning
 
-    config, folder = _load([config_file], overrides, local=True, out=out)
-    run = RunDirectory.create(folder, config, fresh=fresh)
-    model, wall_s = run_sft(config, run=run, label="sft", reporter=Reporter())
-    typer.echo(f"{model}\nfine-tuned in {wall_s:.0f} s. Next: medvista train {config_file} policy.path={model}")
+    config, folder = _load([config_file], overrides, out=out, splits=("train",), needs_ray=False)
+    model = run_fine_tuning(config, folder, fresh=fresh)
+    typer.echo(f"{model}\nNext: medvista train {folder / 'config.yaml'} policy.path={model} --out {folder}-rl")
 
 
 @app.command()
@@ -177,14 +189,16 @@ def train(
     from medvista_ray.runs.directory import RunDirectory
 
     if resume is not None:
+        if config_file is not None or overrides or local or fresh or out is not None:
+            raise ConfigError("--resume goes on under the settings of the run: give --resume RUN_DIRECTORY and no more")
         config, folder = RunDirectory.open(resume).read_config(), resume
-        check_run(config)
+        check_run(config, splits=("train",), needs_ray=True)
     elif config_file is not None:
-        config, folder = _load([config_file], overrides, local=local, out=out)
+        config, folder = _load([config_file], overrides, local=local, out=out, splits=("train",))
     else:
         raise ConfigError("train needs a config file, or --resume RUN_DIRECTORY")
     model = run_training(config, folder, start=_pick_root(config), fresh=fresh, resume=resume is not None)
-    typer.echo(f"{model}\nNext: medvista eval {folder / 'config.yaml'} policy.path={model}")
+    typer.echo(f"{model}\nNext: medvista eval {folder / 'config.yaml'} policy.path={model} --out {folder}-eval")
 
 
 @app.command("eval")
@@ -201,7 +215,7 @@ def evaluate(
     """
     from medvista_ray.recipes.train import run_single_evaluation
 
-    config, folder = _load([config_file], overrides, local=True, out=out)
+    config, folder = _load([config_file], overrides, out=out, splits=("held_out",), needs_ray=False)
     run_single_evaluation(config, folder, as_json=as_json)
 
 
@@ -254,7 +268,7 @@ def _run_stages(
     from medvista_ray.viewer.report import write_report
 
     reporter = Reporter()
-    run = RunDirectory.create(folder, config, fresh=fresh)
+    run = RunDirectory.create(folder, config, command="demo", fresh=fresh)
     summary = execute(run, reporter)
     write_report(run)
     if as_json:

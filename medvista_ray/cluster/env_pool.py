@@ -3,7 +3,8 @@
     run_group --(least-loaded living shard with a free slot)--> shard --> receipt
     a shard dies --> ShardDiedError for its groups, the others go on --> recover() --> a new shard, the same engine set
 
-Owns which group runs where, and no tasks. A call waits only for a slot; receipts, `recover` and `close` give one.
+Owns which group runs where, and no tasks. A call waits only for a slot; receipts, `recover` and `close` give one. A
+shard that does not answer a call without work has frozen, and a frozen one is dead: it is killed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from medvista_ray.types.protocols import EngineSet
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 3.0
+_ANSWER_S = 30.0  # for a call without work; an env's own code may hold the shard's event loop for a while
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,15 +38,29 @@ class ShardHandle:
     home: ActorHome
     life: Future[None]  # ends when the process does
     groups: set[str] = field(default_factory=set)
+    is_given_up: bool = False  # it was killed; its process may take a moment to end
 
     @property
     def is_dead(self) -> bool:
-        """Return whether the process has ended."""
-        return self.life.done()
+        """Return whether the process has ended, or was killed because it did not answer."""
+        return self.is_given_up or self.life.done()
 
     async def ask(self, call: Any) -> Any:
         """Await a call; `ShardDiedError` when the process is gone."""
         return await answer_of(call, who=self.name, died=ShardDiedError)
+
+    async def ask_soon(self, call: Any) -> None:
+        """Await a call without work; a shard that does not answer in time is killed, and `ShardDiedError`."""
+        deadline = asyncio.timeout(_ANSWER_S)
+        try:
+            async with deadline:
+                await self.ask(call)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            self.is_given_up = True
+            ray.kill(self.actor)
+            raise ShardDiedError(f"{self.name} has not answered for {_ANSWER_S:g} s and was killed") from None
 
 
 class RemoteEnvPool:
@@ -99,7 +115,7 @@ class RemoteEnvPool:
         """Stop a running group; one that does not run is left alone."""
         for shard in self._living():
             if group_id in shard.groups:
-                await shard.ask(shard.actor.cancel_group.remote(group_id))
+                await shard.ask_soon(shard.actor.cancel_group.remote(group_id))
 
     async def set_engines(self, engines: EngineSet) -> None:
         """Tell every shard which engines serve; one that has died learns it from `recover`."""
@@ -159,7 +175,7 @@ class RemoteEnvPool:
         if self._engines is None:
             return
         try:
-            await shard.ask(shard.actor.set_engines.remote(self._engines))
+            await shard.ask_soon(shard.actor.set_engines.remote(self._engines))
         except ShardDiedError as error:
             _log.warning("the engine set did not arrive: %s", error)
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medvista_ray.errors import ConfigError
 
+_AT_LEAST_ONE = ">= 1"
+_NOT_NEGATIVE = ">= 0"
+_POSITIVE = "> 0"
+_BOUNDS: dict[str, Callable[[float], bool]] = {
+    _AT_LEAST_ONE: lambda value: value >= 1,
+    _NOT_NEGATIVE: lambda value: value >= 0,
+    _POSITIVE: lambda value: value > 0,
+}
+
 
 def _check(ok: bool, key: str, value: object, bound: str) -> None:
     if not ok:
         raise ConfigError(f"{key} must be {bound}, got {value!r}")
+
+
+def _check_all(section: object, name: str, bound: str, *fields: str, unit: str = "") -> None:
+    """Hold several fields of a section to one bound."""
+    for field_name in fields:
+        value = getattr(section, field_name)
+        _check(_BOUNDS[bound](value), f"{name}.{field_name}", value, f"{bound} {unit}".strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +37,11 @@ class PolicyConfig:
 
     path: str = "builtin:tiny_base"  # a Hugging Face folder (Qwen3-VL or Qwen2.5-VL family) or the shipped base
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = "auto"  # auto = cuda where there is one
+    device: str = "auto"  # auto = cuda where there is one; cpu, cuda, cuda:1
+
+    def __post_init__(self) -> None:
+        is_known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None
+        _check(is_known, "policy.device", self.device, "auto, cpu, cuda or cuda:<number>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +49,16 @@ class DataConfig:
     """Which tasks, and how many."""
 
     source: str = "demo"  # demo | pocket | a folder with tasks.jsonl and images
-    families: tuple[str, ...] = ("zoom", "window", "structure", "measure")
-    weights: tuple[float, ...] = (0.40, 0.35, 0.15, 0.10)  # share of each family in training
-    num_tasks: int = 1024  # tasks of one training epoch
-    num_held_out: int = 240  # per family
+    families: tuple[str, ...] = ()  # empty = every family of the source
+    weights: tuple[float, ...] = ()  # share of each family in training, demo and pocket only; empty = equal
+    num_tasks: int = 0  # of one training epoch; 0 = all of a folder, 1,024 of demo and pocket, which are drawn
+    num_held_out: int = 0  # 0 = all of a folder, 240 per family of demo and pocket
 
     def __post_init__(self) -> None:
-        _check(len(self.families) > 0, "data.families", self.families, "at least one family")
-        _check(len(self.weights) >= len(self.families), "data.weights", self.weights, "one per family")
-        _check(self.num_tasks >= 1, "data.num_tasks", self.num_tasks, ">= 1")
-        _check(self.num_held_out >= 1, "data.num_held_out", self.num_held_out, ">= 1")
+        enough = not self.weights or len(self.weights) >= len(self.families)
+        _check(enough, "data.weights", self.weights, "empty, or one per family")
+        _check(all(weight >= 0 for weight in self.weights), "data.weights", self.weights, ">= 0 each")
+        _check_all(self, "data", _NOT_NEGATIVE, "num_tasks", "num_held_out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +79,9 @@ class EnvConfig:
     group_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        for key in ("view_size_px", "max_turns", "max_action_tokens", "max_context_tokens"):
-            _check(getattr(self, key) >= 1, f"env.{key}", getattr(self, key), ">= 1")
-        for key in ("tool_timeout_s", "episode_timeout_s", "group_timeout_s"):
-            _check(getattr(self, key) > 0, f"env.{key}", getattr(self, key), "> 0 seconds")
+        limits = ("view_size_px", "max_turns", "max_action_tokens", "max_context_tokens")
+        _check_all(self, "env", _AT_LEAST_ONE, *limits)
+        _check_all(self, "env", _POSITIVE, "tool_timeout_s", "episode_timeout_s", "group_timeout_s", unit="seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +96,8 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         _check(self.group_size >= 2, "rollout.group_size", self.group_size, ">= 2")
-        _check(self.temperature > 0, "rollout.temperature", self.temperature, "> 0")
-        _check(self.num_shards >= 1, "rollout.num_shards", self.num_shards, ">= 1")
-        _check(self.slots_per_shard >= 1, "rollout.slots_per_shard", self.slots_per_shard, ">= 1")
+        _check_all(self, "rollout", _POSITIVE, "temperature")
+        _check_all(self, "rollout", _AT_LEAST_ONE, "num_shards", "slots_per_shard", "blob_cache_mb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +114,11 @@ class BufferConfig:
     converged_groups: int = 0  # filtered groups in a row that end the run; 0 = never
 
     def __post_init__(self) -> None:
-        _check(self.groups_per_step >= 1, "buffer.groups_per_step", self.groups_per_step, ">= 1")
         _check(self.max_staleness >= 0, "buffer.max_staleness", self.max_staleness, ">= 0 policy versions")
-        _check(self.max_concurrent >= 1, "buffer.max_concurrent", self.max_concurrent, ">= 1")
-        _check(self.ack_wait_s > 0, "buffer.ack_wait_s", self.ack_wait_s, "> 0 seconds")
-        for key in ("max_attempts", "max_issues", "max_deliver"):
-            _check(getattr(self, key) >= 1, f"buffer.{key}", getattr(self, key), ">= 1")
-        _check(self.converged_groups >= 0, "buffer.converged_groups", self.converged_groups, ">= 0")
+        counts = ("groups_per_step", "max_concurrent", "max_attempts", "max_issues", "max_deliver")
+        _check_all(self, "buffer", _AT_LEAST_ONE, *counts)
+        _check_all(self, "buffer", _POSITIVE, "ack_wait_s", unit="seconds")
+        _check_all(self, "buffer", _NOT_NEGATIVE, "converged_groups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +131,7 @@ class InferenceConfig:
     num_threads: int = 1  # torch threads of one engine; two OpenMP pools on two cores starve each other
 
     def __post_init__(self) -> None:
-        for key in ("num_engines", "max_batch", "num_threads"):
-            _check(getattr(self, key) >= 1, f"inference.{key}", getattr(self, key), ">= 1")
+        _check_all(self, "inference", _AT_LEAST_ONE, "num_engines", "max_batch", "num_threads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,16 +156,12 @@ class LearnerConfig:
     max_logprob_diff: float = 1e-3  # parity bound in float32
 
     def __post_init__(self) -> None:
-        _check(self.world_size >= 1, "learner.world_size", self.world_size, ">= 1")
-        _check(self.num_threads >= 1, "learner.num_threads", self.num_threads, ">= 1")
-        _check(self.lr > 0, "learner.lr", self.lr, "> 0")
-        _check(self.minibatches >= 1, "learner.minibatches", self.minibatches, ">= 1")
-        _check(self.microbatch_tokens >= 1, "learner.microbatch_tokens", self.microbatch_tokens, ">= 1")
+        counts = ("world_size", "num_threads", "minibatches", "microbatch_tokens", "constant_length")
+        _check_all(self, "learner", _AT_LEAST_ONE, *counts)
+        _check_all(self, "learner", _POSITIVE, "lr", "max_grad_norm", "clip_high", "max_logprob_diff")
+        _check_all(self, "learner", _NOT_NEGATIVE, "warmup_steps", "weight_decay", "kl_coefficient", "importance_cap")
         _check(0 < self.clip_low < 1, "learner.clip_low", self.clip_low, "in (0, 1)")
-        _check(self.clip_high > 0, "learner.clip_high", self.clip_high, "> 0")
-        _check(self.kl_coefficient >= 0, "learner.kl_coefficient", self.kl_coefficient, ">= 0")
-        _check(self.importance_cap >= 0, "learner.importance_cap", self.importance_cap, ">= 0")
-        _check(self.constant_length >= 1, "learner.constant_length", self.constant_length, ">= 1")
+        _check(all(0 <= beta < 1 for beta in self.betas), "learner.betas", self.betas, "two numbers in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +178,10 @@ class SFTConfig:
     microbatch_tokens: int = 16384
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "num_threads"):
-            _check(getattr(self, key) >= 1, f"sft.{key}", getattr(self, key), ">= 1")
-        _check(self.lr > 0, "sft.lr", self.lr, "> 0")
+        _check_all(self, "sft", _AT_LEAST_ONE, "steps", "batch_size", "num_threads", "microbatch_tokens")
+        _check_all(self, "sft", _POSITIVE, "lr", "max_grad_norm")
+        _check_all(self, "sft", _NOT_NEGATIVE, "warmup_steps")
+        _check(0 <= self.min_lr_ratio <= 1, "sft.min_lr_ratio", self.min_lr_ratio, "in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +193,7 @@ class ColdStartConfig:
     right_share: float = 0.35  # how often the scripted expert looks at the right place
 
     def __post_init__(self) -> None:
-        _check(self.num_trajectories >= 1, "coldstart.num_trajectories", self.num_trajectories, ">= 1")
+        _check_all(self, "coldstart", _AT_LEAST_ONE, "num_trajectories")
         _check(0 <= self.right_share <= 1, "coldstart.right_share", self.right_share, "in [0, 1]")
 
 
@@ -193,8 +207,8 @@ class EvaluationConfig:
     bootstrap_draws: int = 2000
 
     def __post_init__(self) -> None:
-        for key in ("samples_per_item", "max_concurrent", "num_threads", "bootstrap_draws"):
-            _check(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
+        counts = ("samples_per_item", "max_concurrent", "num_threads", "bootstrap_draws")
+        _check_all(self, "evaluation", _AT_LEAST_ONE, *counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +225,10 @@ class TrainConfig:
     max_resumes: int = 3  # resumes without a new checkpoint before the run fails
 
     def __post_init__(self) -> None:
-        for key in ("num_epochs", "checkpoint_every", "keep_last", "probe_every", "record_every", "max_resumes"):
-            _check(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), ">= 1")
-        _check(self.no_progress_s > 0, "train.no_progress_s", self.no_progress_s, "> 0 seconds")
+        counts = ("num_epochs", "checkpoint_every", "keep_last", "probe_every", "record_every", "max_resumes")
+        _check_all(self, "train", _AT_LEAST_ONE, *counts)
+        _check_all(self, "train", _NOT_NEGATIVE, "max_recorded")
+        _check_all(self, "train", _POSITIVE, "no_progress_s", unit="seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +244,9 @@ class ClusterConfig:
     start_timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
-        _check(self.shard_cpus > 0, "cluster.shard_cpus", self.shard_cpus, "> 0")
-        _check(self.start_timeout_s > 0, "cluster.start_timeout_s", self.start_timeout_s, "> 0 seconds")
+        _check_all(self, "cluster", _POSITIVE, "shard_cpus")
+        _check_all(self, "cluster", _NOT_NEGATIVE, "engine_cpus", "engine_gpus", "learner_cpus", "learner_gpus")
+        _check_all(self, "cluster", _POSITIVE, "start_timeout_s", unit="seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +272,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check(bool(self.run_name.strip()), "run_name", self.run_name, "a non-empty name")
+        _check(self.seed >= 0, "seed", self.seed, ">= 0")
         capacity = self.rollout.num_shards * self.rollout.slots_per_shard
         _check(
             self.buffer.max_concurrent <= capacity,
@@ -263,6 +280,15 @@ class RunConfig:
             self.buffer.max_concurrent,
             f"<= rollout.num_shards * rollout.slots_per_shard = {capacity}",
         )
+        if self.mode == "local":
+            _check(self.learner.world_size == 1, "learner.world_size", self.learner.world_size, "1 with mode=local")
+            in_lockstep = self.buffer.max_staleness == 0
+            _check(
+                not in_lockstep or self.inference.num_engines == 1,
+                "inference.num_engines",
+                self.inference.num_engines,
+                "1 with mode=local and buffer.max_staleness=0: one engine runs when every episode waits",
+            )
 
 
 def section_as_dict(section: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class DemoTaskSource:
     def __init__(
         self, source: str, split: Split, *, families: Sequence[str], weights: Sequence[float], num_tasks: int, seed: int
     ) -> None:
-        shares = np.array(weights[: len(families)], dtype=np.float64)
+        shares = np.array(weights[: len(families)] if weights else [1.0] * len(families), dtype=np.float64)
         if len(shares) != len(families) or shares.min() < 0 or shares.sum() <= 0:
             raise ConfigError(f"data.weights must be one share >= 0 per family, got {list(weights)}")
         self._makers = [make_family_maker(source, split, family) for family in families]

@@ -20,6 +20,7 @@ from medvista_ray.images.codec import decode, encode_npy, encode_png, make_ref
 from medvista_ray.images.dicom import read_dicom
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, Choice, ImageRef, Reference, Task
 from medvista_ray.types.protocols import TaskRecord
+from medvista_ray.types.quantity import parse_number
 
 _MIMES = {".png": PNG_MIME, ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".npy": NPY_MIME}
 _Text = str | int | float
@@ -48,9 +49,16 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FolderTaskSource:
-    """The tasks of one split of a folder, in file order."""
+    """The tasks of one split of a folder, in file order.
 
-    def __init__(self, folder: Path, split: Split, *, families: tuple[str, ...] = ()) -> None:
+    Args:
+        folder: holds tasks.jsonl.
+        split: which half.
+        families: what to keep; empty = all.
+        max_tasks: how many of these, from the first on; 0 = all.
+    """
+
+    def __init__(self, folder: Path, split: Split, *, families: tuple[str, ...] = (), max_tasks: int = 0) -> None:
         path = folder / "tasks.jsonl"
         if not path.is_file():
             raise DataError(f"data.source: {folder} has no tasks.jsonl; see docs/data.md for the format")
@@ -67,7 +75,10 @@ class FolderTaskSource:
             if row.split == split and (not families or row.family in families):
                 self._rows.append((number, row))
         if not self._rows:
-            raise DataError(f"data.source: {path} has no task with split {split!r}")
+            wanted = f" and a family of {', '.join(families)} (data.families)" if families else ""
+            raise DataError(f"data.source: {path} has no task with split {split!r}{wanted}")
+        if max_tasks:
+            del self._rows[max_tasks:]
 
     def __len__(self) -> int:
         """Count the tasks."""
@@ -109,9 +120,18 @@ class FolderTaskSource:
             raise DataError(f"{where}: two of the choices {choices} are the same to the grader")
         if row.spacing_mm is not None and min(row.spacing_mm) <= 0:
             raise DataError(f"{where}: spacing_mm must be > 0 millimetres, got {list(row.spacing_mm)}")
+        if row.tolerance is not None:
+            self._check_number(row, where)
+        return row
+
+    def _check_number(self, row: _Row, where: str) -> None:
+        """Refuse an answer that no reply could match."""
         if row.tolerance is not None and row.tolerance < 0:
             raise DataError(f"{where}: tolerance must be >= 0, got {row.tolerance}")
-        return row
+        if row.choices:
+            raise DataError(f"{where}: a question has choices, or a number with a tolerance, not both")
+        if parse_number(str(row.answer)) is None:
+            raise DataError(f"{where}: the answer {row.answer!r} is no number, but the line has a tolerance")
 
     def _read_image(self, name: str, number: int, row: _Row) -> tuple[ImageRef, bytes]:
         where = f"{self._where(number)}: image {name!r}"

@@ -5,20 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvista_ray.data.demo import DemoTaskSource
+from medvista_ray.data.demo import FAMILIES, DemoTaskSource
 from medvista_ray.data.folder import FolderTaskSource
 from medvista_ray.data.manifest import Split
 from medvista_ray.errors import ConfigError
 from medvista_ray.types.protocols import TaskSource
 
+DRAWN_SETS = ("demo", "pocket")  # seeded draws without an end; anything else is a folder
+_NUM_DRAWN = {"train": 1024, "held_out": 240}
+
 
 def make_task_source(
     source: str, split: Split, *, families: Sequence[str], weights: Sequence[float], num_tasks: int, seed: int
 ) -> TaskSource:
-    """Make the task source that `data.source` names: `demo`, `pocket`, or a folder with tasks.jsonl."""
-    if source in ("demo", "pocket"):
-        return DemoTaskSource(source, split, families=families, weights=weights, num_tasks=num_tasks, seed=seed)
+    """Make the task source that `data.source` names: `demo`, `pocket`, or a folder with tasks.jsonl.
+
+    Args:
+        source: `demo`, `pocket` or a folder.
+        split: which half.
+        families: empty = every family of the source.
+        weights: one share a family, for drawn sets; empty = equal.
+        num_tasks: 0 = all of a folder, 1,024 (training) or 240 (held out) of a drawn set.
+        seed: of the draws.
+    """
+    if source in DRAWN_SETS:
+        return DemoTaskSource(
+            source,
+            split,
+            families=families or FAMILIES,
+            weights=weights,
+            num_tasks=num_tasks or _NUM_DRAWN[split],
+            seed=seed,
+        )
     folder = Path(source)
     if not folder.is_dir():
         raise ConfigError(f"data.source: {source!r} is neither 'demo', 'pocket' nor a folder")
-    return FolderTaskSource(folder, split)
+    return FolderTaskSource(folder, split, families=tuple(families), max_tasks=num_tasks)

@@ -5,14 +5,15 @@
               admit |receipt                            read    '------------------publish------------- PUBLISH
                  v  |                                      v                                               |
                ledger                                    RECORD --> run directory         engines <--stage, swap
-                                  WATCH: expire, recover, no progress
+                     WATCH: expire, recover      PROGRESS: does anything move?
 
     loop      consumes              produces                      waits for                     unblocked by
     dispatch  tasks, issues again   running groups, receipts      capacity, a swap, a task      a receipt, a publish
     group     one admitted task     a committed group             its shard                     commit, death, deadline
     train     ready groups          a train step                  a batch of ready groups       a receipt, expiry
     publish   a train report        policy_version + 1            staging, admission            engines, dispatch
-    watch     time                  expired leases, recoveries    its period                    the clock
+    watch     time                  expired leases, recoveries    its period, a recovery        the clock, a deadline
+    progress  time, counters        the end of a stuck run        its period                    the clock
     record    the journal           recorded trajectories         a record                      a receipt
 
 No loop waits without an end: every wait polls as well, and the watchdog fails a run in which nothing moves. Publishing
@@ -270,6 +271,7 @@ class Driver:
         life.state.made_progress(self._clock())
         life.owner.start(life.dispatcher.run(), name="dispatch")
         life.owner.start(life.watchdog.run(), name="watch")
+        life.owner.start(life.watchdog.check_progress(), name="progress")
         if life.recorder is not None:
             life.owner.start(life.recorder.run(), name="record")
         return life.owner.start(train.run(), name="train")

@@ -139,6 +139,8 @@ def _check_steps(env: Any, steps: Sequence[_Step], actions: Sequence[str]) -> li
         problems.append(f"info['stop_reason'] is {last.info.get('stop_reason')!r} at the end")
     if not math.isclose(sum(last.info.get("reward_breakdown", {}).values()), last.reward, abs_tol=1e-9):
         problems.append("info['reward_breakdown'] does not sum to the reward")
+    if last.info.get("stop_reason") == StopReason.ANSWERED and "correct" not in last.info.get("reward_breakdown", {}):
+        problems.append("info['reward_breakdown'] has no part 'correct', which evaluation counts")
     if len(steps) - 1 < len(actions) and actions[len(steps) - 2] in (BAD_CALL,):
         problems.append("a bad call ended the episode")
     try:

@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from medvista_ray.config.schema import DataConfig, EnvConfig
+from medvista_ray.config.schema import EnvConfig
 from medvista_ray.envs.prompts import make_question_message, make_system_message, make_tool_message, messages_to_json
 from medvista_ray.envs.protocol_text import Answer, BadCall, Call, Malformed, ParsedAction, parse_action
 from medvista_ray.envs.spaces import ImageTuple, UnicodeText
@@ -63,7 +63,7 @@ class MedicalVQAEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
 
     Args:
         tasks: where episodes come from; None = the small set inside pydicom, for `gymnasium.make`.
-        config: limits, prompt and tools.
+        config: limits, prompt and tools; None = the defaults, with the view size of the demo set if `tasks` is None.
         tools: a runner to share between envs; None = one of its own, closed with the env.
         rubric: None = the VISTA-Gym rubric.
         blobs: where encoded images are; None = that of `renderer`, or one of its own.
@@ -84,7 +84,7 @@ class MedicalVQAEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         renderer: ViewRenderer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config = config or EnvConfig()
+        self.config = config or (EnvConfig() if tasks is not None else _make_default_config())
         if renderer is None:
             renderer = ViewRenderer(blobs or MemoryBlobCache(), view_size_px=self.config.view_size_px)
         elif blobs is not None and blobs is not renderer.blobs:
@@ -261,10 +261,14 @@ def _make_key(episode: _Episode) -> CallKey:
     return CallKey(trajectory=episode.trajectory_id, turn=len(episode.actions) - 1, attempt=episode.attempt)
 
 
+def _make_default_config() -> EnvConfig:
+    """Show the pocket set at the size at which a tool is needed: at full size the first view holds the letter."""
+    from medvista_ray.data.scene import VIEW_PX
+
+    return EnvConfig(view_size_px=VIEW_PX)
+
+
 def _make_default_tasks() -> TaskSource:
     from medvista_ray.data.sources import make_task_source
 
-    data = DataConfig()
-    return make_task_source(
-        "pocket", "train", families=data.families, weights=data.weights, num_tasks=data.num_tasks, seed=0
-    )
+    return make_task_source("pocket", "train", families=(), weights=(), num_tasks=0, seed=0)

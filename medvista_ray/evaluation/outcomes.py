@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from medvista_ray.envs.protocol_text import Answer, parse_action
-from medvista_ray.errors import DataError
+from medvista_ray.errors import ConfigError, DataError
 from medvista_ray.rewards.grading import is_valid_answer
 from medvista_ray.runs.directory import write_atomic
 from medvista_ray.types.messages import Task
@@ -40,11 +40,18 @@ class EpisodeOutcome:
 def make_outcome(
     trajectory: Trajectory, task: Task, *, source: str, greedy: bool, correct: bool | None = None
 ) -> EpisodeOutcome:
-    """Read the outcome of one episode; without `correct` the reward breakdown has to say it (`correct` > 0)."""
-    if correct is None and trajectory.is_live and "correct" not in trajectory.reward_breakdown:
-        raise ValueError(f"the reward of {task.task_id} has no part `correct`: give it, or use a rubric that has it")
+    """Read the outcome of one episode; without `correct` the reward breakdown has to say it (`correct` > 0).
+
+    Broken episodes, and those that a limit ended without a breakdown, are wrong.
+
+    Raises:
+        ConfigError: an episode ended with an answer, and its reward has no part `correct`.
+    """
     if correct is None:
-        correct = trajectory.reward_breakdown.get("correct", 0.0) > 0  # a broken episode is wrong
+        answered = trajectory.stop_reason is StopReason.ANSWERED
+        if answered and "correct" not in trajectory.reward_breakdown:
+            raise ConfigError("env.target: its reward has no part named 'correct', which evaluation counts")
+        correct = trajectory.reward_breakdown.get("correct", 0.0) > 0
     return EpisodeOutcome(
         item_id=task.task_id,
         family=task.family,

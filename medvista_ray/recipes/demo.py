@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -22,6 +21,7 @@ from medvista_ray.config.schema import RunConfig
 from medvista_ray.data.manifest import load_manifest
 from medvista_ray.errors import ConfigError, StoppedError
 from medvista_ray.recipes.evaluate import make_held_out, read_row, run_evaluation
+from medvista_ray.recipes.inputs import compute_input_digest
 from medvista_ray.recipes.progress import Reporter
 from medvista_ray.recipes.rl import RLResult, make_training_tasks, run_rl
 from medvista_ray.recipes.sft import run_sft
@@ -85,20 +85,21 @@ class Demo:
         """Run what is missing, then write the summary; the report is the caller's."""
         markers = StageMarkers(self._run)
         fingerprints: dict[str, str] = {}
+        inputs = compute_input_digest(self._config)
         with self._memory:
             for stage in self._stages():
-                after = [fingerprints[name] for name in stage.after]
+                after = [fingerprints[name] for name in stage.after] or [inputs]
                 fingerprints[stage.name] = compute_fingerprint(self._config, stage.keys, after=after)
                 found = markers.results(stage.name, fingerprints[stage.name])
                 if found is not None:
                     self._reporter.say(f"{stage.name}: done before")
                     self._results[stage.name] = found
                     continue
-                if not markers.begin(stage.name, fingerprints[stage.name]):
-                    self._forget(stage.name)
-                started_s = time.monotonic()
-                results = stage.run()
-                results["wall_s"] = time.monotonic() - started_s
+                with markers.running(stage.name, fingerprints[stage.name]) as running:
+                    if not running.goes_on:
+                        self._forget(stage.name)
+                    results = stage.run()
+                results["wall_s"] = running.elapsed_s()
                 results["peak_pss_bytes"] = self._memory.peak_pss_bytes
                 markers.complete(stage.name, fingerprints[stage.name], results)
                 self._results[stage.name] = results
@@ -182,7 +183,7 @@ class Demo:
                 memory=self._memory,
             )
         except StoppedError as stopped:
-            raise StoppedError(f"{model}: {stopped}; the same command goes on from here") from None
+            raise StoppedError(f"{model}: {stopped}; the same command (without --fresh) goes on from here") from None
         actors = [asdict(actor) for actor in result.actors]
         return {"summary": result.summary, "actors": actors}
 

@@ -17,7 +17,8 @@ from medvista_ray.assembly import (
     open_engine,
 )
 from medvista_ray.config.schema import RunConfig
-from medvista_ray.data.sources import make_task_source
+from medvista_ray.data.demo import FAMILIES
+from medvista_ray.data.sources import DRAWN_SETS, make_task_source
 from medvista_ray.errors import ConfigError
 from medvista_ray.evaluation.outcomes import EpisodeOutcome, read_outcomes, write_outcomes
 from medvista_ray.evaluation.runner import EvaluationParts, evaluate_tasks
@@ -37,25 +38,23 @@ _RECORDED_ITEMS = 8  # per family, for the report
 def make_held_out(config: RunConfig) -> dict[str, TaskSource]:
     """Make the held-out items, one source a family; a user's folder is one source with its own families."""
     data = config.data
-    if data.source not in ("demo", "pocket"):
-        return {"all": _held_out(config, data.families)}
-    return {family: _held_out(config, (family,)) for family in data.families}
+    if data.source not in DRAWN_SETS:
+        return {"all": _held_out(data.source, data.families, data.num_held_out, config.seed)}
+    families = data.families or FAMILIES
+    return {family: _remembered(data.source, (family,), data.num_held_out, config.seed) for family in families}
 
 
-def _held_out(config: RunConfig, families: tuple[str, ...]) -> TaskSource:
-    return _remembered(config.data.source, families, config.data.num_held_out, config.seed)
+def _held_out(source: str, families: tuple[str, ...], num_tasks: int, seed: int) -> TaskSource:
+    return make_task_source(source, "held_out", families=families, weights=(), num_tasks=num_tasks, seed=seed)
 
 
 @cache
 def _remembered(source: str, families: tuple[str, ...], num_tasks: int, seed: int) -> TaskSource:
-    weights = (1.0,) * len(families)
-    return RememberedTasks(
-        make_task_source(source, "held_out", families=families, weights=weights, num_tasks=num_tasks, seed=seed)
-    )
+    return RememberedTasks(_held_out(source, families, num_tasks, seed))
 
 
 class RememberedTasks:
-    """Keeps the records of a task source: every row of a table, sampled and greedy, asks for the same items."""
+    """Keeps the records of a drawn set: every row of a table, sampled and greedy, asks for the same few items."""
 
     def __init__(self, tasks: TaskSource) -> None:
         self._tasks = tasks

@@ -5,12 +5,16 @@ Imports none of the packages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import MappingProxyType
 
 from medvista_ray.config.schema import RunConfig
-from medvista_ray.errors import MissingPackageError
+from medvista_ray.data.demo import FAMILIES
+from medvista_ray.data.manifest import Split
+from medvista_ray.data.scene import VIEW_PX
+from medvista_ray.data.sources import DRAWN_SETS, make_task_source
+from medvista_ray.errors import ConfigError, MissingPackageError
 from medvista_ray.policy.loading import read_family, resolve_policy_path
 from medvista_ray.rollout.env_factory import load_env_class
 from medvista_ray.tools.registry import load_tools
@@ -34,17 +38,37 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def check_run(config: RunConfig) -> None:
-    """Check what a run will load, before anything is started or written; `ConfigError` names key, value and remedy."""
-    check_packages(config)
+def check_run(config: RunConfig, *, splits: Sequence[Split], needs_ray: bool) -> None:
+    """Check what a run will load, before anything is started or written; `ConfigError` names key, value and remedy.
+
+    Args:
+        config: of the run.
+        splits: the halves of the data that it reads.
+        needs_ray: whether it starts actors under `mode=ray`.
+    """
+    check_packages(config, needs_ray=needs_ray)
     read_family(resolve_policy_path(config.policy.path))
     load_env_class(config.env.target)
     load_tools(config.env.tools)
+    _check_data(config, splits)
 
 
-def check_packages(config: RunConfig) -> None:
+def _check_data(config: RunConfig, splits: Sequence[Split]) -> None:
+    data, shows_zoom = config.data, "zoom" in (config.data.families or FAMILIES)
+    if data.source in DRAWN_SETS and shows_zoom and config.env.view_size_px != VIEW_PX:
+        raise ConfigError(
+            f"env.view_size_px must be {VIEW_PX} for the zoom family of data.source={data.source}, "
+            f"got {config.env.view_size_px}: at another size the first view may show the answer"
+        )
+    for split in splits:
+        make_task_source(
+            data.source, split, families=data.families, weights=data.weights, num_tasks=data.num_tasks, seed=config.seed
+        )
+
+
+def check_packages(config: RunConfig, *, needs_ray: bool) -> None:
     """Check that everything a run will import is installed; `MissingPackageError` names all of it and the remedy."""
-    needed = needed_extras(config)
+    needed = needed_extras(config, needs_ray=needs_ray)
     missing = {extra: [name for name in EXTRAS[extra] if not _is_installed(name)] for extra in needed}
     short = [extra for extra in needed if missing[extra]]
     if not short:
@@ -61,10 +85,10 @@ def check_packages(config: RunConfig) -> None:
     raise MissingPackageError(f"{reason} needs packages that are not installed ({names}): {remedy}{without_ray}")
 
 
-def needed_extras(config: RunConfig) -> tuple[str, ...]:
+def needed_extras(config: RunConfig, *, needs_ray: bool) -> tuple[str, ...]:
     """Return the extras that a run under this config imports from."""
     extras = ["train"]
-    if config.mode == "ray":
+    if needs_ray and config.mode == "ray":
         extras.append("ray")
     if config.data.source == "demo":
         extras.append("demo")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +40,6 @@ class RLResult:
     model_path: Path
     summary: dict[str, Any]  # groups, staleness, rollout_tokens_per_s, max_abs_logprob_diff
     actors: tuple[ActorRecord, ...]
-    wall_s: float
 
 
 def make_training_tasks(config: RunConfig) -> TaskSource:
@@ -82,7 +80,6 @@ async def _run(
     reporter: Reporter,
     memory: MemorySampler | None,
 ) -> RLResult:
-    started_s = time.monotonic()
     tasks = make_training_tasks(config)
     paths = RunPaths(blobs=run.store_path / label, weights=run.root / "weights" / label)
     checkpoints = run.checkpoints_path(label)
@@ -122,7 +119,6 @@ async def _run(
         model_path=model_path,
         summary=dict(outcome.summary),
         actors=runtime.actors,
-        wall_s=time.monotonic() - started_s,
     )
 
 

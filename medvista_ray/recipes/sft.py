@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -75,14 +74,13 @@ def _play_piece(config: RunConfig, indices: range) -> ColdStartData:
         factory.close()
 
 
-def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Reporter) -> tuple[Path, float]:
-    """Fine-tune `policy.path` and export it; returns the policy folder and the seconds taken.
+def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Reporter) -> Path:
+    """Fine-tune `policy.path` and export it; returns the policy folder.
 
     A second call goes on from the newest saved state.
     """
     from medvista_ray.learner.sft import SFTStep, SupervisedTrainer
 
-    started_s = time.monotonic()
     data = make_cold_start(config, reporter=reporter, title=f"{label}: trajectories")
     trainer = SupervisedTrainer(
         config.sft,
@@ -108,7 +106,7 @@ def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Repor
     shutil.rmtree(folder, ignore_errors=True)
     trainer.export(folder)
     shutil.rmtree(state, ignore_errors=True)
-    return folder, time.monotonic() - started_s
+    return folder
 
 
 def _save_state(save: Callable[[Path], None], folder: Path) -> None:

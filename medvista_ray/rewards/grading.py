@@ -6,13 +6,10 @@ reference's unit. Anything else: equal text after casefold, runs of blanks taken
 
 from __future__ import annotations
 
-import re
-
 from medvista_ray.types.messages import Reference, Task
+from medvista_ray.types.quantity import parse_number
 
 MILLIMETRES = "mm"  # the unit a number without one is in, as `measure` writes it
-_NUMBER = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?)\s*([a-zµ°%²³]*)", re.IGNORECASE | re.ASCII)
-_MAX_NUMBER_CHARS = 64
 
 
 def is_correct(answer: str, *, task: Task, reference: Reference) -> bool:
@@ -34,13 +31,6 @@ def is_valid_answer(answer: str, task: Task) -> bool:
 def normalize_choice(text: str) -> str:
     """Return a choice id as it is compared."""
     return text.strip().casefold()
-
-
-def parse_number(text: str) -> tuple[float, str] | None:
-    """Read a number and its unit ("" without one); None when the text is not exactly that."""
-    text = text.strip()
-    match = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER_CHARS else None
-    return None if match is None else (float(match[1]), match[2].casefold())
 
 
 def _is_close(answer: str, expected: str, tolerance: float) -> bool:

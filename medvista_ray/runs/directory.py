@@ -1,6 +1,7 @@
 """Where everything of a run lies, and when a run counts as finished. Knows paths and the config, nothing of training.
 
 config.yaml                       the resolved config, every default included
+command                           whose run it is: demo, sft, train or eval
 stages/<stage>.json               which stages of a recipe are complete
 metrics.jsonl, tensorboard/       one line, and one event, per step
 trajectories/<label>/             trajectories.msgpack, and trajectories.jsonl for people
@@ -23,8 +24,18 @@ from medvista_ray.config.schema import RunConfig
 from medvista_ray.errors import ConfigError
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_FOLDERS = ("stages", "tensorboard", "trajectories", "store", "blobs", "checkpoints", "models", "evaluation")
-_FILES = ("summary.json", "report.html", "metrics.jsonl", "config.yaml")
+_FOLDERS = (
+    "stages",
+    "tensorboard",
+    "trajectories",
+    "store",
+    "weights",
+    "blobs",
+    "checkpoints",
+    "models",
+    "evaluation",
+)
+_FILES = ("summary.json", "report.html", "metrics.jsonl", "config.yaml", "command")
 
 
 class RunDirectory:
@@ -34,17 +45,29 @@ class RunDirectory:
         self.root = root
 
     @classmethod
-    def create(cls, root: str | Path, config: RunConfig, *, fresh: bool = False) -> RunDirectory:
-        """Make the directory, or go on with the run in it; `ConfigError` where that cannot be.
+    def create(cls, root: str | Path, config: RunConfig, *, command: str, fresh: bool = False) -> RunDirectory:
+        """Make the directory, or go on with the run in it; `ConfigError`, before anything changes, where that cannot be.
 
         A finished run under another config is no longer finished; `fresh` deletes what an earlier run wrote.
+
+        Args:
+            root: the directory.
+            config: written as config.yaml.
+            command: what runs here; a run of another command is left alone.
+            fresh: whether to start over.
         """
         run = cls(Path(root))
         run._make_writable()
         if not run.config_path.exists() and any(run.root.iterdir()):
             raise ConfigError(f"out: {run.root} is not empty and holds no run: give an empty or a new folder")
+        if run.config_path.exists() and not fresh and run.command != command:
+            raise ConfigError(
+                f"out: {run.root} holds a run of `medvista {run.command}`: give another run_name or --out, "
+                "or delete that run with --fresh"
+            )
         if fresh:
             run._delete_contents()
+        write_atomic(run._command_path, command.encode())
         text = dump_config(config)
         if not run.config_path.exists() or run.config_path.read_text(encoding="utf-8") != text:
             run.mark_unfinished()
@@ -63,6 +86,15 @@ class RunDirectory:
     def config_path(self) -> Path:
         """The resolved config."""
         return self.root / "config.yaml"
+
+    @property
+    def _command_path(self) -> Path:
+        return self.root / "command"
+
+    @property
+    def command(self) -> str:
+        """The sub-command whose run this is: demo, sft, train or eval."""
+        return self._command_path.read_text(encoding="utf-8") if self._command_path.is_file() else "?"
 
     @property
     def summary_path(self) -> Path:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from medvista_ray.config.schema import RunConfig
@@ -32,6 +35,19 @@ def _select(plain: Any, key: str) -> Any:
     return plain
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningStage:
+    """A stage under way."""
+
+    goes_on: bool  # whether an interrupted call under the same fingerprint left something
+    before_s: float  # what such calls took
+    started_s: float
+
+    def elapsed_s(self) -> float:
+        """Return the seconds of this call and of the interrupted ones before it."""
+        return self.before_s + time.monotonic() - self.started_s
+
+
 class StageMarkers:
     """One small file per complete stage, with what later stages and the summary need of it."""
 
@@ -47,19 +63,39 @@ class StageMarkers:
         marker = json.loads(path.read_text(encoding="utf-8"))
         return dict(marker["results"]) if marker["fingerprint"] == fingerprint else None
 
-    def begin(self, stage: str, fingerprint: str) -> bool:
-        """Take a stage back before it runs; a finished run is none from here on.
+    @contextmanager
+    def running(self, stage: str, fingerprint: str) -> Iterator[RunningStage]:
+        """Take a stage back, and keep the time while it runs; a finished run is none from here on.
 
-        Returns whether the stage was begun before under the same fingerprint: only then may it go on from what it left.
+        Only a stage that was begun before under the same fingerprint may go on from what it left. Its time counts the
+        calls before, but for one that was killed.
         """
         self._run.mark_unfinished()
         (self._folder / f"{check_label(stage)}.json").unlink(missing_ok=True)
-        begun = self._folder / f"{stage}.begun"
-        if begun.exists() and begun.read_text(encoding="utf-8") == fingerprint:
-            return True
+        before_s = self._elapsed_s(stage, fingerprint)
+        running = RunningStage(goes_on=before_s is not None, before_s=before_s or 0.0, started_s=time.monotonic())
+        if before_s is None:
+            self._note(stage, fingerprint, elapsed_s=0.0)
+        try:
+            yield running
+        except BaseException:
+            self._note(stage, fingerprint, elapsed_s=running.elapsed_s())
+            raise
+
+    def _elapsed_s(self, stage: str, fingerprint: str) -> float | None:
+        begun = self._begun_path(stage)
+        if not begun.exists():
+            return None
+        marker = json.loads(begun.read_text(encoding="utf-8"))
+        return float(marker["elapsed_s"]) if marker["fingerprint"] == fingerprint else None
+
+    def _note(self, stage: str, fingerprint: str, *, elapsed_s: float) -> None:
         self._folder.mkdir(exist_ok=True)
-        write_atomic(begun, fingerprint.encode())
-        return False
+        marker = {"fingerprint": fingerprint, "elapsed_s": elapsed_s}
+        write_atomic(self._begun_path(stage), json.dumps(marker).encode())
+
+    def _begun_path(self, stage: str) -> Path:
+        return self._folder / f"{stage}.begun"
 
     def complete(self, stage: str, fingerprint: str, results: Mapping[str, Any]) -> None:
         """Mark a stage as complete, after everything it wrote; `results` are plain JSON values."""

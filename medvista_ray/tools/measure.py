@@ -31,7 +31,8 @@ class Measure(Tool):
             "unit": {
                 "type": "string",
                 "enum": ["thousandths", "pixels"],
-                "description": "Of the points: 0 to 1000 of width and height (default), or pixels of the image.",
+                "description": "Of the points: 0 to 1000 of width and height (default), or pixels of the image as it "
+                "is stored, which may be larger than it is shown.",
             },
             "image": dict(IMAGE_INDEX),
         },

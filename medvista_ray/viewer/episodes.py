@@ -71,7 +71,7 @@ class EpisodeView:
 def make_episode(group: TrajectoryGroup, trajectory: Trajectory, read_blob: ReadBlob) -> EpisodeView:
     """Build the view of one trajectory; an image without bytes shows as an empty frame."""
     images = [image for turn in trajectory.turns for image in _images_of(turn)]
-    marks = _place_marks(trajectory.turns, images)
+    marks = _place_marks(trajectory.turns, images, sources=group.task.images)
     views: list[TurnView] = []
     num_shown = 0
     before: Turn | None = None
@@ -115,8 +115,10 @@ def _images_of(turn: Turn) -> tuple[ImageRef, ...]:
     return tuple(image for message in turn.messages for image in message.images)
 
 
-def _place_marks(turns: Sequence[Turn], images: Sequence[ImageRef]) -> list[tuple[Mark, ...]]:
-    """Give every image the marks of the calls that name it."""
+def _place_marks(
+    turns: Sequence[Turn], images: Sequence[ImageRef], *, sources: Sequence[ImageRef]
+) -> list[tuple[Mark, ...]]:
+    """Give every image the marks of the calls that name it; the first images are views of the sources."""
     marks: list[tuple[Mark, ...]] = [() for _ in images]
     for turn in turns:
         if turn.tool_call is None:
@@ -124,7 +126,8 @@ def _place_marks(turns: Sequence[Turn], images: Sequence[ImageRef]) -> list[tupl
         index = image_index(turn.tool_call)
         if 0 <= index < len(images):
             failed = turn.tool_failure is not None
-            mark = make_mark(turn.tool_call, images[index], number=turn.turn_index + 1, failed=failed)
+            stored = sources[index] if index < len(sources) else images[index]
+            mark = make_mark(turn.tool_call, images[index], stored=stored, number=turn.turn_index + 1, failed=failed)
             marks[index] += (mark,)
     return marks
 

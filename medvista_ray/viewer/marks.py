@@ -37,14 +37,15 @@ def image_index(call: ToolCall) -> int:
     return index if isinstance(index, int) and not isinstance(index, bool) else 0
 
 
-def make_mark(call: ToolCall, image: ImageRef, *, number: int, failed: bool) -> Mark:
-    """Place a call on the image it was called on."""
+def make_mark(call: ToolCall, image: ImageRef, *, stored: ImageRef, number: int, failed: bool) -> Mark:
+    """Place a call on the image it was called on; `stored` is what points in pixels count in."""
     arguments = call.arguments
     box = line = None
     if call.name == "zoom" and (numbers := _read_numbers(arguments.get("bbox"), 4)):
         box = _place_box(numbers, image)
     if call.name == "measure" and (ends := _read_ends(arguments.get("points"))):
-        line = _place_line(ends, image, in_pixels=arguments.get("unit") == "pixels")
+        grid = (stored.width, stored.height) if arguments.get("unit") == "pixels" else (1000, 1000)
+        line = _place_line(ends, image, grid)
     x, y, width, height = box or _bounds_of(line)
     is_right = x + width / 2 > image.width / 2
     return Mark(
@@ -98,9 +99,9 @@ def _place_box(numbers: tuple[float, ...], image: ImageRef) -> tuple[float, floa
 
 
 def _place_line(
-    ends: tuple[float, float, float, float], image: ImageRef, *, in_pixels: bool
+    ends: tuple[float, float, float, float], image: ImageRef, grid: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    scale_x, scale_y = (1.0, 1.0) if in_pixels else (image.width / 1000, image.height / 1000)
+    scale_x, scale_y = image.width / grid[0], image.height / grid[1]
     x0, y0, x1, y1 = ends
     return round(x0 * scale_x, 2), round(y0 * scale_y, 2), round(x1 * scale_x, 2), round(y1 * scale_y, 2)
 

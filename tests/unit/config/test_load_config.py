@@ -1,7 +1,9 @@
 """Files merge left to right, then overrides; every kind of mistake is one line that names the key and the remedy."""
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -95,7 +97,10 @@ OVERRIDE_MISTAKES = {
     "learner.betas=[0.9]": r"^learner.betas must be a list of 2 numbers, got \[0.9\]",
     "learner.betas=0.9,a": r"^learner.betas must be a list of 2 numbers",
     "data.weights=[a]": r"^data.weights must be a list of numbers, got \['a'\]",
-    "data.families=[]": r"^data.families must be at least one family, got \(\)$",
+    "data.weights=1,-1": r"^data.weights must be >= 0 each",
+    "seed=-1": r"^seed must be >= 0, got -1$",
+    "policy.device=cuba": r"^policy.device must be auto, cpu, cuda or cuda:<number>, got 'cuba'$",
+    "learner.betas=[2,.9]": r"^learner.betas must be two numbers in \[0, 1\)",
     "buffer.max_concurrent=17": r"^buffer.max_concurrent must be <= rollout.num_shards \* .* = 16, got 17$",
     "out=${nothing}": r"^out: .*nothing.*\(on the command line\)$",
 }
@@ -167,3 +172,28 @@ def test_a_dump_has_every_section() -> None:
     sections = re.findall(r"^(\w+):$", dump_config(RunConfig()), re.MULTILINE)
     assert sections[:3] == ["policy", "data", "env"]
     assert "families:" in dump_config(RunConfig())
+
+
+def numeric_fields(section: type, prefix: str = "") -> list[str]:
+    hints = get_type_hints(section)
+    found = []
+    for field in fields(section):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            found += numeric_fields(kind, f"{prefix}{field.name}.")
+        elif kind in (int, float):
+            found.append(prefix + field.name)
+    return found
+
+
+@pytest.mark.parametrize("key", numeric_fields(RunConfig))
+def test_no_number_may_be_negative(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key} must be "):
+        load_config([], [f"{key}=-1"])
+
+
+@pytest.mark.parametrize("words", [["learner.world_size=2"], ["buffer.max_staleness=0", "inference.num_engines=2"]])
+def test_what_one_process_cannot_do_is_refused(words: list[str]) -> None:
+    load_config([], words)
+    with pytest.raises(ConfigError, match="1 with mode=local"):
+        load_config([], ["mode=local", *words])

@@ -151,7 +151,8 @@ def test_more_than_200_held_out_items_differ(zoom_scenes, window_scenes):
 def test_wrong_use_is_one_line():
     with pytest.raises(ConfigError, match=r"^data\.families: unknown family 'smell'; known: zoom, window"):
         make_source(families=("smell",))
-    for weights in ((), (-1.0,), (0.0,)):
+    assert len(make_task_source("pocket", "train", families=(), weights=(), num_tasks=0, seed=0)) == 1024
+    for weights in ((-1.0,), (0.0,)):
         with pytest.raises(ConfigError, match=r"^data\.weights must be"):
             DemoTaskSource("pocket", "train", families=("zoom",), weights=weights, num_tasks=1, seed=0)
     with pytest.raises(ConfigError, match=r"^data\.source: '/nowhere' is neither"):

@@ -166,3 +166,32 @@ def test_a_folder_without_tasks(folder):
     with pytest.raises(DataError, match="no task with split 'held_out'"):
         make_task_source(str(folder), "held_out", families=(), weights=(), num_tasks=1, seed=0)
     assert len(make_task_source(str(folder), "train", families=(), weights=(), num_tasks=1, seed=0)) == 1
+
+
+def test_families_and_a_number_of_tasks_choose_rows(folder):
+    rows = [{**ROW, "task_id": index, "family": family} for index, family in enumerate(["a", "b", "a", "a"])]
+    write(folder, *rows)
+
+    def ids(**chosen):
+        tasks = FolderTaskSource(folder, "train", **chosen)
+        return [tasks[index].task.task_id for index in range(len(tasks))]
+
+    assert ids() == ["0", "1", "2", "3"]
+    assert ids(families=("a",)) == ["0", "2", "3"]
+    assert ids(families=("a",), max_tasks=2) == ["0", "2"]
+    with pytest.raises(DataError, match=r"no task with split 'train' and a family of c \(data\.families\)"):
+        ids(families=("c",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"answer": "12,5 mm", "tolerance": 0.05}, "is no number"),
+        ({"answer": "yes", "choices": ["yes", "no"], "tolerance": 0.05}, "not both"),
+        ({"answer": "3", "tolerance": -0.1}, "must be >= 0"),
+    ],
+)
+def test_a_number_that_no_reply_can_match_is_refused(folder, changes, what):
+    write(folder, {**{key: value for key, value in ROW.items() if key != "choices"}, **changes})
+    with pytest.raises(DataError, match=what):
+        FolderTaskSource(folder, "train")

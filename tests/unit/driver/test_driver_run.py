@@ -11,7 +11,6 @@ from medvista_ray.errors import (
     ConfigError,
     DataError,
     EngineDiedError,
-    NoProgressError,
     ParityError,
     RunFailedError,
     WeightsRefusedError,
@@ -318,19 +317,6 @@ async def test_two_bad_measurements_in_a_row_fail_the_run_and_one_does_not(make_
     world.learner.max_abs_logprob_diffs = {1: 0.1, 2: 0.2}
     with pytest.raises(ParityError, match=r"0\.2 nats on the tokens of version 2"):
         await world.run()
-
-
-async def test_the_watchdog_names_every_loop_and_its_reason(make_world: MakeWorld) -> None:
-    world = make_world(delay_s=60.0, train_config={"no_progress_s": 0.2})
-    with pytest.raises(NoProgressError) as caught:
-        await world.run()
-    text = str(caught.value)
-    assert "train.no_progress_s" in text
-    for words in ("dispatch waits for no_capacity", "train waits for group_incomplete", "record waits for no_record"):
-        assert words in text
-    assert "running 4" in text
-    assert "0/0/0 (attempt 0" in text
-    assert sorted(world.env_pool.cancelled) == ["0/0/0", "0/1/0", "0/2/0", "0/3/0"]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("in an env"), KeyError("x"), TimeoutError("inside a tool")])

@@ -1,11 +1,12 @@
 """An outcome says what a trajectory did, and comes back from its file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medvista_ray.errors import DataError
+from medvista_ray.errors import ConfigError, DataError
 from medvista_ray.evaluation.outcomes import EpisodeOutcome, make_outcome, read_outcomes, write_outcomes
 from medvista_ray.types.messages import Choice, Task
 from medvista_ray.types.tool_calls import ToolCall, ToolFailure
@@ -81,8 +82,10 @@ def test_a_broken_episode_is_wrong_whatever_its_reward() -> None:
 
 def test_a_reward_that_does_not_say_correct_needs_it_given() -> None:
     trajectory = make_trajectory(make_turn(0, "x"), accuracy=1.0)
-    with pytest.raises(ValueError, match="has no part `correct`"):
+    with pytest.raises(ConfigError, match="has no part named 'correct'"):
         outcome_of(trajectory)
+    cut_off = replace(trajectory, stop_reason=StopReason.CONTEXT_LENGTH, reward_breakdown={})
+    assert not outcome_of(cut_off).correct
     assert outcome_of(trajectory, correct=True).correct
 
 

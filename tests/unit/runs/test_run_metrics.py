@@ -15,7 +15,7 @@ from medvista_ray.runs.metrics import MetricsWriter, read_metrics
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run", RunConfig())
+    return RunDirectory.create(tmp_path / "run", RunConfig(), command="train")
 
 
 def values_of(run: RunDirectory, key: str, label: str | None = None) -> list[tuple[int, float]]:
@@ -107,7 +107,7 @@ def test_the_event_writer_needs_neither_torch_nor_tensorflow(tmp_path: Path) -> 
     code = (
         "import sys, pathlib; from medvista_ray.config.schema import RunConfig;"
         "from medvista_ray.runs.directory import RunDirectory; from medvista_ray.runs.metrics import MetricsWriter;"
-        f"run = RunDirectory.create({str(tmp_path / 'run')!r}, RunConfig());"
+        f"run = RunDirectory.create({str(tmp_path / 'run')!r}, RunConfig(), command='train');"
         "assert 'tensorboard' not in sys.modules;"
         "writer = MetricsWriter(run, 'rl'); writer.write(1, {'a/b/c': 1}); writer.close();"
         "assert not {'torch', 'tensorflow', 'ray'} & set(sys.modules)"

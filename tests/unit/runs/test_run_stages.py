@@ -1,5 +1,6 @@
 """A complete stage is skipped; changed settings run it and every later one again."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_a_misspelt_key_is_refused() -> None:
 
 
 def test_a_marker_counts_only_under_its_fingerprint(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run = RunDirectory.create(tmp_path / "run", CONFIG, command="train")
     markers = StageMarkers(run)
     assert markers.results("sft", "aa") is None
     markers.complete("sft", "aa", {"wall_s": 1.5})
@@ -43,19 +44,35 @@ def test_a_marker_counts_only_under_its_fingerprint(tmp_path: Path) -> None:
 
 
 def test_beginning_a_stage_takes_it_and_the_end_of_the_run_back(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run = RunDirectory.create(tmp_path / "run", CONFIG, command="train")
     markers = StageMarkers(run)
-    markers.begin("sft", "any")
+    with markers.running("sft", "any"):
+        pass
     markers.complete("sft", "aa", {})
     write_atomic(run.summary_path, b"{}")
-    markers.begin("sft", "any")
+    with markers.running("sft", "any"):
+        pass
     assert markers.results("sft", "aa") is None
     assert not run.is_finished
 
 
 def test_a_stage_goes_on_only_under_the_settings_it_was_begun_with(tmp_path: Path) -> None:
-    markers = StageMarkers(RunDirectory.create(tmp_path / "run", RunConfig()))
-    assert not markers.begin("rl", "first")
-    assert markers.begin("rl", "first")
-    assert not markers.begin("rl", "second")
-    assert not markers.begin("rl", "first")
+    markers = StageMarkers(RunDirectory.create(tmp_path / "run", RunConfig(), command="train"))
+
+    def goes_on(fingerprint: str) -> bool:
+        with markers.running("rl", fingerprint) as running:
+            return running.goes_on
+
+    assert [goes_on(name) for name in ("first", "first", "second", "first")] == [False, True, False, False]
+
+
+def test_the_time_of_interrupted_calls_counts(tmp_path: Path) -> None:
+    markers = StageMarkers(RunDirectory.create(tmp_path / "run", RunConfig(), command="train"))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), markers.running("rl", "same"):
+            time.sleep(0.05)
+            raise KeyboardInterrupt
+    with markers.running("rl", "same") as running:
+        assert 0.1 <= running.elapsed_s() < 10
+    with markers.running("rl", "other") as running:
+        assert running.elapsed_s() < 0.05

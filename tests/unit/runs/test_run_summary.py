@@ -44,7 +44,7 @@ CONTENT: dict[str, Any] = {
 
 
 def test_every_agreed_key_stands_in_the_file(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig())
+    run = RunDirectory.create(tmp_path / "run", RunConfig(), command="train")
     write_summary(run, validate_summary(CONTENT))
     written = json.loads(run.summary_path.read_text())
     for key, value in CONTENT.items():
@@ -92,7 +92,7 @@ def test_a_wrong_value_is_named(path: tuple[str, ...], value: object, message: s
 
 
 def test_a_number_that_is_none_is_never_written(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig())
+    run = RunDirectory.create(tmp_path / "run", RunConfig(), command="train")
     summary = validate_summary(CONTENT)
     broken = msgspec.structs.replace(summary, rollout_tokens_per_s=math.nan)
     with pytest.raises(ValueError, match="rollout_tokens_per_s"):
@@ -101,7 +101,7 @@ def test_a_number_that_is_none_is_never_written(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_or_damaged_run_is_one_line(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig())
+    run = RunDirectory.create(tmp_path / "run", RunConfig(), command="train")
     with pytest.raises(ConfigError, match="holds no finished run"):
         read_summary(run)
     for text in ("{", "{}", "[]"):

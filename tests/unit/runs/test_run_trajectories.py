@@ -21,7 +21,7 @@ SOURCE = ImageRef(digest="f" * 64, width=512, height=512, mime="application/x-np
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run", RunConfig())
+    return RunDirectory.create(tmp_path / "run", RunConfig(), command="train")
 
 
 def make_group(index: int, *, size: int = 2) -> tuple[TrajectoryGroup, dict[str, bytes]]:

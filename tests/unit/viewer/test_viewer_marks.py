@@ -11,10 +11,11 @@ from medvista_ray.types.tool_calls import ToolCall
 from medvista_ray.viewer.marks import Mark, describe_arguments, image_index, make_mark
 
 IMAGE = ImageRef(digest="a" * 64, width=400, height=200)
+STORED = ImageRef(digest="b" * 64, width=800, height=400)  # IMAGE is a view of it
 
 
 def mark(name: str, **arguments: object) -> Mark:
-    return make_mark(ToolCall(name=name, arguments=arguments), IMAGE, number=1, failed=False)
+    return make_mark(ToolCall(name=name, arguments=arguments), IMAGE, stored=STORED, number=1, failed=False)
 
 
 def test_a_zoom_is_a_box_in_thousandths() -> None:
@@ -23,7 +24,7 @@ def test_a_zoom_is_a_box_in_thousandths() -> None:
 
 def test_a_measurement_is_a_line_in_thousandths_or_pixels() -> None:
     assert mark("measure", points=[[0, 0], [1000, 500]]).line == (0.0, 0.0, 400.0, 100.0)
-    assert mark("measure", points=[[10, 20], [30, 40]], unit="pixels").line == (10.0, 20.0, 30.0, 40.0)
+    assert mark("measure", points=[[10, 20], [30, 40]], unit="pixels").line == (5.0, 10.0, 15.0, 20.0)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ json_values = st.recursive(
 )
 def test_any_arguments_make_a_mark_of_finite_numbers(name: str, arguments: dict[str, object]) -> None:
     call = ToolCall(name=name, arguments=arguments)
-    made = make_mark(call, IMAGE, number=1, failed=True)
+    made = make_mark(call, IMAGE, stored=STORED, number=1, failed=True)
     assert all(math.isfinite(number) for number in (*(made.box or ()), *(made.line or ())))
     assert isinstance(image_index(call), int)
     assert isinstance(describe_arguments(arguments), str)

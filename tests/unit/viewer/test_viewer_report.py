@@ -181,7 +181,7 @@ def make_summary() -> Summary:
 
 
 def make_run(root: Path, *, num_items: int = 12) -> RunDirectory:
-    run = RunDirectory.create(root, RunConfig(run_name="demo"))
+    run = RunDirectory.create(root, RunConfig(run_name="demo"), command="train")
     random = np.random.default_rng(0)
     for label in ("rl_tools", "rl_no_tools"):
         with MetricsWriter(run, label, tensorboard=False) as writer:
@@ -293,7 +293,9 @@ def test_nothing_comes_from_outside(run: RunDirectory, page: Page) -> None:
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig(run_name=HOSTILE, data=DataConfig(source=HOSTILE)))
+    run = RunDirectory.create(
+        tmp_path / "run", RunConfig(run_name=HOSTILE, data=DataConfig(source=HOSTILE)), command="train"
+    )
     calls = [
         ToolCall(name=HOSTILE, arguments={HOSTILE: HOSTILE}),
         ToolCall(name="window_level", arguments={"preset": HOSTILE, "image": 0}),
@@ -308,14 +310,14 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig(run_name="half"))
+    run = RunDirectory.create(tmp_path / "run", RunConfig(run_name="half"), command="train")
     page = parse(render_report(run))
     assert "This run is not finished" in page.text
     assert page.all("article") == []
 
 
 def test_other_data_is_not_called_the_demo_set(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig(data=DataConfig(source="/data/mine")))
+    run = RunDirectory.create(tmp_path / "run", RunConfig(data=DataConfig(source="/data/mine")), command="train")
     text = parse(render_report(run)).text
     assert "demo set" not in text
     assert "do not cover new patients" in text
@@ -331,7 +333,7 @@ def test_a_missing_image_leaves_a_frame(tmp_path: Path) -> None:
 
 
 def test_a_broken_and_a_malformed_episode_are_shown(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", RunConfig())
+    run = RunDirectory.create(tmp_path / "run", RunConfig(), command="train")
     group, blobs = make_group(1, "zoom", [], "A", right=False)
     whole = group.trajectories[0]
     turn = Turn(turn_index=0, messages=whole.turns[0].messages, action_start=0, action_end=2, action="no tags <at> all")
