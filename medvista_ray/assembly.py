@@ -23,6 +23,7 @@ from medvista_ray.rollout.episode import EpisodeRunner, EpisodeSettings
 from medvista_ray.rollout.group import EpisodeCount
 from medvista_ray.rollout.probe import NUM_SEQUENCES, max_logprob_difference, sample_probe
 from medvista_ray.rollout.shard import EnvShard
+from medvista_ray.types.delivery import ProbeReport
 from medvista_ray.types.protocols import BlobStore, PolicyClient, TaskSource
 from medvista_ray.types.protocols import ReplayBuffer as AsyncReplayBuffer
 from medvista_ray.types.sampling import SamplingSpec
@@ -178,7 +179,7 @@ def make_learner_rank(config: RunConfig, *, address: RankAddress | None = None) 
 def make_probe(
     config: RunConfig, *, parts: DriverParts, tasks: TaskSource, live: EpisodeCount | None = None
 ) -> tuple[Probe, EnvFactory]:
-    """Make the parity probe over every serving engine, and the envs it uses (to be closed)."""
+    """Make the parity probe, which measures every serving engine, and the envs it uses (to be closed)."""
     factory = make_env_factory(config.env, cache_bytes=16 * MIB)
     renderer = load_run_renderer(config)
     records = [tasks[index % len(tasks)] for index in range(NUM_SEQUENCES)]
@@ -200,14 +201,14 @@ def make_probe(
             counter.add(-NUM_SEQUENCES)
         return max_logprob_difference(samples, await parts.learner.compute_logprobs(samples))
 
-    async def probe(policy_version: int) -> float:
-        diffs = [0.0]
+    async def probe(policy_version: int) -> ProbeReport:
+        diffs: dict[str, float] = {}
         for engine in parts.engines.engine_set().engines:
             try:
-                diffs.append(await probe_one(engine, policy_version))
+                diffs[engine.engine_id] = await probe_one(engine, policy_version)
             except EngineDiedError as error:  # its successor starts from verified weights
                 _log.warning("the probe of version %d skips a dead engine: %s", policy_version, error)
-        return max(diffs)
+        return ProbeReport(diffs=diffs)
 
     return probe, factory
 

@@ -30,6 +30,7 @@ class ColdStartData:
     trajectories: list[Trajectory]
     images: dict[str, bytes]
     num_dropped: int
+    fault: str | None = None  # what broke the first broken episode
 
 
 class PlannedClient:
@@ -100,6 +101,7 @@ async def generate_cold_start(
     shown = _ShownImages()
     runner = EpisodeRunner(renderer=renderer, client=client, blobs=shown, settings=settings)
     kept: list[Trajectory] = []
+    fault: str | None = None
     for index in indices:
         record = tasks[index % len(tasks)]
         group_id = format_group_id(0, index, 0)
@@ -109,18 +111,21 @@ async def generate_cold_start(
         trajectory = await runner.run(
             factory.make(), record.task, record.reference, EpisodeKey(group_id=group_id, member=0)
         )
+        fault = fault or trajectory.error
         if is_well_formed(trajectory):
             kept.append(trajectory)
     digests = {span.digest for trajectory in kept for span in trajectory.image_spans}
     images = {digest: shown.images[digest] for digest in digests}
-    return ColdStartData(trajectories=kept, images=images, num_dropped=len(indices) - len(kept))
+    return ColdStartData(trajectories=kept, images=images, num_dropped=len(indices) - len(kept), fault=fault)
 
 
 def join_cold_start(parts: Sequence[ColdStartData]) -> ColdStartData:
     """Join parts in order; `DataError` when no trajectory is left."""
     trajectories = [trajectory for part in parts for trajectory in part.trajectories]
     if not trajectories:
-        raise DataError("coldstart: no trajectory is well-formed; look at env.tools and env.max_turns")
+        fault = next((part.fault for part in parts if part.fault is not None), None)
+        reason = "look at env.tools and env.max_turns" if fault is None else fault
+        raise DataError(f"coldstart: no trajectory is well-formed; {reason}")
     images = {digest: data for part in parts for digest, data in part.images.items()}
     return ColdStartData(trajectories=trajectories, images=images, num_dropped=sum(part.num_dropped for part in parts))
 

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -53,12 +53,29 @@ class Border(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: bytes
 
 
-async def save_checkpoint(folder: Path, border: Border, learner: LearnerGroup, *, keep_last: int) -> Path:
-    """Write one checkpoint so that a crash at any moment leaves the one before usable; return its folder."""
+async def save_checkpoint(
+    folder: Path,
+    border: Border,
+    learner: LearnerGroup,
+    *,
+    keep_last: int,
+    check: Callable[[], Awaitable[None]] | None = None,
+) -> Path:
+    """Write one checkpoint so that a crash at any moment leaves the one before usable; return its folder.
+
+    Args:
+        folder: of all checkpoints.
+        border: the moment to go back to.
+        learner: its weights must be those of the border.
+        keep_last: how many checkpoints stay.
+        check: called when the learner has written; if it raises, nothing is kept.
+    """
     step = border.record.policy_version
     draft = folder / f".tmp-step-{step:06d}"
     await asyncio.to_thread(_start_draft, draft)
     await learner.save_checkpoint(str(draft / _LEARNER))
+    if check is not None:
+        await check()
     return await asyncio.to_thread(_finish_draft, draft, border, keep_last)
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,14 @@ from medvista_ray.driver.state import RunState
 from medvista_ray.driver.telemetry import Telemetry
 from medvista_ray.driver.train_loop import TrainLoop
 from medvista_ray.driver.watchdog import Watchdog
-from medvista_ray.errors import ConfigError, LearnerDiedError, MedVistaError, RunFailedError
+from medvista_ray.errors import ConfigError, FenceError, LearnerDiedError, MedVistaError, RunFailedError
 from medvista_ray.types.delivery import ConsumerSettings
 from medvista_ray.types.protocols import TaskSource
 
 _log = logging.getLogger(__name__)
 _STOP_GRACE_S = 5.0  # for the train step under way; with groups and checkpoint a stop takes less than 10 s
 _STOP_GROUPS_S = 2.0
+_STOP_SAVE_S = 2.0  # for the border before an abandoned step: until the learner has dropped it and has written
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,7 +69,7 @@ class _Life:
     dispatcher: Dispatcher
     watchdog: Watchdog
     recorder: Recorder | None
-    border: Border | None = None  # in lock-step: the newest moment between train steps
+    border: Border | None = None  # the start; in lock-step: the newest moment between train steps
 
 
 class Driver:
@@ -95,6 +97,7 @@ class Driver:
         self._sink = sink
         self._stop = asyncio.Event()
         self._checkpoint: Path | None = None  # the newest of this run; an older run's in the same folder never counts
+        self._saved: Border | None = None  # what it was made from, in this process
         self._num_resumes = 0  # since that checkpoint
         self._state = RunState()  # of the newest life
         self._lock_step = config.buffer.max_staleness == 0
@@ -142,8 +145,8 @@ class Driver:
         limit = self._config.train.max_resumes
         if self._checkpoint is None:
             raise RunFailedError(
-                f"the learner died before the first checkpoint, there is nothing to go on from: {error}. "
-                "Start the run again, with a smaller train.checkpoint_every"
+                f"the learner died before the checkpoint of the start, there is nothing to go on from: {error}. "
+                "Start the run again"
             ) from error
         if self._num_resumes >= limit:
             raise RunFailedError(
@@ -236,8 +239,9 @@ class Driver:
         state.fence, state.policy_version = attached.fence, attached.policy_version
         await life.publisher.start()
         await life.dispatcher.reissue()
-        if self._lock_step:
-            life.border = await self._capture(life)
+        life.border = await self._capture(life)
+        if self._checkpoint is None:  # a learner that dies in its first steps, or a stop in them, has a way back
+            await self._save(life, life.border)
 
     async def _restore(self, life: _Life, path: Path) -> None:
         """Take learner, ledger, task cursor and counters back to a checkpoint."""
@@ -303,9 +307,12 @@ class Driver:
         # The reader's cursor is the older of the two: what is committed in between is read again, never skipped.
         return Border(record=record, snapshot=await self._parts.buffer.snapshot())
 
-    async def _save(self, life: _Life, border: Border) -> None:
+    async def _save(self, life: _Life, border: Border, check: Callable[[], Awaitable[None]] | None = None) -> None:
         keep_last = self._config.train.keep_last
-        self._checkpoint = await save_checkpoint(self._folder, border, self._parts.learner, keep_last=keep_last)
+        self._checkpoint = await save_checkpoint(
+            self._folder, border, self._parts.learner, keep_last=keep_last, check=check
+        )
+        self._saved = border
         self._num_resumes = 0
         life.state.batch_ids.clear()
         _log.info("checkpoint %s", self._checkpoint)
@@ -322,7 +329,7 @@ class Driver:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            _log.warning("the train step takes longer than %g s and is abandoned; no new checkpoint", _STOP_GRACE_S)
+            _log.warning("the train step takes longer than %g s and is abandoned", _STOP_GRACE_S)
             train.cancel()
             await asyncio.gather(train, return_exceptions=True)
             return False
@@ -343,6 +350,23 @@ class Driver:
         except (TimeoutError, MedVistaError) as error:  # the run ends either way, and for a reason that matters more
             _log.warning("not every group could be stopped: %s: %s", type(error).__name__, error)
 
+    async def _save_before_step(self, life: _Life) -> None:
+        """Save the border before the abandoned train step; the checkpoint before it stays the newest if that fails."""
+        border = life.border if self._lock_step else await self._capture(life)
+        assert border is not None
+        if border is self._saved:
+            return
+
+        async def check_unclaimed() -> None:  # the learner has written, so the step has ended: what it did is final
+            if (await self._parts.buffer.status()).counts["acked"]:
+                raise FenceError("the abandoned train step has claimed its batch, the weights may contain it")
+
+        try:
+            async with asyncio.timeout(_STOP_SAVE_S):
+                await self._save(life, border, check_unclaimed)
+        except (TimeoutError, MedVistaError) as error:
+            _log.warning("the border before it could not be saved: %s: %s", type(error).__name__, error)
+
     async def _finish(self, life: _Life, *, is_at_border: bool) -> RunOutcome:
         """Write the last checkpoint and sum up."""
         state = life.state
@@ -353,6 +377,8 @@ class Driver:
             await self._save(life, border)
             if life.recorder is not None and state.data_ended:
                 await life.recorder.drain()
+        elif state.step_started_s is not None:
+            await self._save_before_step(life)
         status = await self._parts.buffer.status()
         end = RunEnd.STOPPED
         if state.data_ended:

@@ -8,11 +8,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from medvista_ray.config.schema import BufferConfig, EnvConfig, LearnerConfig, RolloutConfig, TrainConfig
+from medvista_ray.types.delivery import ProbeReport
 from medvista_ray.types.protocols import BlobStore, Engines, EnvPool, LearnerGroup, ReplayBuffer
 from medvista_ray.types.trajectories import TrajectoryGroup
 
 Clock = Callable[[], float]  # monotonic seconds
-Probe = Callable[[int], Awaitable[float]]  # policy version -> max |engine - learner| logprob, nats
+Probe = Callable[[int], Awaitable[ProbeReport]]  # policy version, which all engines have loaded
 Sink = Callable[[TrajectoryGroup], Awaitable[None]]  # keeps one group in the run directory
 
 

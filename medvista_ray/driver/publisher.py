@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from medvista_ray.driver.parts import DriverParts, Probe
 from medvista_ray.driver.state import RunState
@@ -40,9 +43,9 @@ class Publisher:
         self._max_logprob_diff = max_logprob_diff
         self._probe_every = probe_every
         self._probe = probe
-        self._num_published = 0
+        self._num_since_probe = probe_every  # publishes; the first is probed
         self._epoch: int | None = None  # of the engine set that the shards know
-        self._report_was_bad = False
+        self._excused_version: int | None = None  # an excess was seen; another one on newer tokens fails the run
         self.engines_lock = asyncio.Lock()  # a swap and a recovery exclude each other
 
     async def start(self) -> None:
@@ -57,9 +60,11 @@ class Publisher:
 
         Raises:
             WeightsRefusedError: every engine refused them twice.
-            ParityError: engines and learner still disagree after a recovery.
+            ParityError: engines and learner disagree again, after engines were replaced.
         """
         state, version = self._state, report.train_from_version + 1
+        if report.max_abs_logprob_diff is not None:
+            report = replace(report, max_abs_logprob_diff=_finite(report.max_abs_logprob_diff))
         async with self.engines_lock:
             state.waits["publish"] = "stage"
             await self._stage(version)
@@ -86,14 +91,11 @@ class Publisher:
             await self._parts.engines.stage(await self._parts.learner.write_weights(version))
 
     async def _swap(self, version: int) -> None:
-        """Let every engine load what it has staged; if none is left to do so, recreate them and do it once more."""
-        try:
-            await self._parts.engines.swap(version)
-        except EngineDiedError as error:
-            _log.warning("no engine has loaded version %d, they are recreated: %s", version, error)
-            await self._recover()
-            await self._stage(version)
-            await self._parts.engines.swap(version)
+        """Let every engine load what it has staged; if none is left, recreate them before anything is admitted."""
+        await self._parts.engines.swap(version)
+        if not self._parts.engines.engine_set().engines:
+            _log.warning("no engine has loaded version %d, they are recreated", version)
+            await self._recover()  # they start from what was staged, which is accepted
 
     async def push_engine_set(self) -> None:
         """Tell every shard which engines serve, new shards among them."""
@@ -118,49 +120,73 @@ class Publisher:
         await self._push_engine_set()
 
     async def _check_parity(self, report: TrainReport) -> None:
-        if report.max_abs_logprob_diff is not None:
-            await self._check_report(report.max_abs_logprob_diff, report.train_from_version)
-        self._num_published += 1
-        if self._probe is not None and (self._num_published - 1) % self._probe_every == 0:
+        """Judge what the train step has measured, and probe when it is time or the train step gives a reason to."""
+        version, diff = self._state.policy_version, report.max_abs_logprob_diff
+        excess = None if diff is None else self._judge_report(diff, report.train_from_version)
+        self._num_since_probe += 1
+        replaced = False
+        if self._probe is not None and (excess is not None or self._num_since_probe >= self._probe_every):
             self._state.waits["publish"] = "probe"
-            await self._check_probe(self._probe, self._state.policy_version)
+            replaced = await self._check_probe(self._probe, version)
+        elif excess is not None:  # nobody can say which engine it was
+            await self._replace({engine.engine_id: excess for engine in self._parts.engines.engine_set().engines})
+            replaced = True
+        if excess is not None:
+            # While they were found out, replaced engines have sampled tokens of the version just published.
+            self._excused_version = version if replaced else report.train_from_version
 
-    async def _check_report(self, diff: float, version: int) -> None:
-        """Judge what a train step measured; the second excess in a row ends the run, the first recovers engines.
-
-        A publish has just given every engine freshly verified weights, so the next measurement shows if that helped.
-        """
-        is_bad = not diff <= self._max_logprob_diff  # NaN is bad too
-        if is_bad:
-            text = self._describe(diff, f"on the tokens of version {version}")
-            if self._report_was_bad:
-                raise ParityError(f"{text}, and so they did one measurement before")
-            _log.warning("%s; engines are recovered, one more excess fails the run", text)
-            await self._recover()
-        self._report_was_bad = is_bad
-
-    async def _check_probe(self, probe: Probe, version: int) -> None:
-        """Sample on the engines, compare with the learner; an excess reloads all engines and is measured again."""
-        diff = await self._measure(probe, version)
+    def _judge_report(self, diff: float, version: int) -> str | None:
+        """Return what is wrong for the first time on the tokens of a version; a repetition ends the run."""
         if diff <= self._max_logprob_diff:
-            return
-        _log.warning("%s; engines load the weights again", self._describe(diff, f"in the probe of version {version}"))
-        await self._recover()
-        await self._stage(version)
-        await self._swap(version)
-        await self._push_engine_set()
-        diff = await self._measure(probe, version)
-        if not diff <= self._max_logprob_diff:
-            text = self._describe(diff, f"in the probe of version {version}")
-            raise ParityError(f"{text}, also after the engines had loaded the weights again")
+            self._excused_version = None
+            return None
+        text = self._describe(diff, f"on the tokens of version {version}")
+        if self._excused_version is None:
+            _log.warning("%s; the engine is looked for, one more excess fails the run", text)
+            return text
+        if version > self._excused_version:
+            raise ParityError(f"{text}, and so they did one measurement before")
+        _log.warning("%s; engines that are replaced by now have sampled some of them", text)
+        return None
 
-    async def _measure(self, probe: Probe, version: int) -> float:
-        diff = await probe(version)
-        self._telemetry.on_parity(diff)
-        return diff
+    async def _check_probe(self, probe: Probe, version: int) -> bool:
+        """Compare engines with the learner; replace those that differ, measure again; return whether there were any."""
+        where = f"in the probe of version {version}"
+        wrong = await self._measure(probe, version)
+        if not wrong:
+            return False
+        await self._replace({name: self._describe(diff, where) for name, diff in wrong.items()})
+        for engine_id, diff in (await self._measure(probe, version)).items():
+            text = self._describe(diff, f"{where} ({engine_id})")
+            raise ParityError(f"{text}, also after engines were replaced")
+        return True
+
+    async def _measure(self, probe: Probe, version: int) -> dict[str, float]:
+        """Return the engines that differ by more than the bound; without any answer the next publish probes again."""
+        report = await probe(version)
+        if report.max_abs_logprob_diff is None:
+            _log.warning("the probe of version %d has measured nothing: no engine serves", version)
+            self._num_since_probe = self._probe_every
+            return {}
+        self._num_since_probe = 0
+        self._telemetry.on_parity(_finite(report.max_abs_logprob_diff))
+        return {name: diff for name, diff in report.diffs.items() if not diff <= self._max_logprob_diff}
+
+    async def _replace(self, reasons: Mapping[str, str]) -> None:
+        """Quarantine engines, by engine_id, and recreate them."""
+        for engine_id, why in reasons.items():
+            await self._parts.engines.quarantine(engine_id, why)
+        self._telemetry.count("engine/quarantined/engines", len(reasons))
+        await self._recover()
 
     def _describe(self, diff: float, where: str) -> str:
+        amount = f"{diff:.3g} nats" if diff < sys.float_info.max else "what is no finite number"
         return (
-            f"engine and learner differ by {diff:.3g} nats {where}, "
+            f"engine and learner differ by {amount} {where}, "
             f"the bound learner.max_logprob_diff is {self._max_logprob_diff:g}"
         )
+
+
+def _finite(diff: float) -> float:
+    """Return the number itself, or the largest there is: JSON, which keeps it, knows neither NaN nor infinity."""
+    return diff if math.isfinite(diff) else sys.float_info.max

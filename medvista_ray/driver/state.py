@@ -65,6 +65,7 @@ class RunState:
     waits: dict[str, str] = field(default_factory=dict)  # each loop its own entry
     stopping: bool = False  # driver
     data_ended: bool = False  # train
+    step_started_s: float | None = None  # train; None between train steps; an abandoned step leaves it as it is
     last_progress_s: float = 0.0  # whoever makes progress
     signal: Signal = field(default_factory=Signal)
     _admission: asyncio.Lock = field(default_factory=asyncio.Lock)

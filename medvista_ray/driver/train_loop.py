@@ -62,12 +62,15 @@ class TrainLoop:
         """Run one train step, or return why there is none."""
         state = self._state
         state.waits["train"] = "train_step"
+        state.step_started_s = self._clock()
         try:
             answer = await self._parts.learner.train_step(fence=state.fence, train_from_version=state.policy_version)
         except LeaseExpiredError as error:
+            state.step_started_s = None
             _log.warning("the batch went back before it was trained, raise buffer.ack_wait_s: %s", error)
             self._telemetry.count("learner/lease_expired/steps")
             return "lease_expired"
+        state.step_started_s = None
         return answer if isinstance(answer, TrainReport) else answer.reason.value
 
     async def _finish(self, report: TrainReport) -> None:

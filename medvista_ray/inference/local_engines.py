@@ -95,6 +95,12 @@ class LocalEngines:
         if len(loaded) > 1:
             raise WeightsRefusedError(f"version {policy_version}: engines loaded different weights: {sorted(loaded)}")
 
+    async def quarantine(self, engine_id: str, why: str) -> None:
+        """Take an engine out of the set until `recover` makes another; one that has left is left alone."""
+        for engine in self._serving():
+            if engine.engine_id == engine_id:
+                await self._quarantine(engine, why)
+
     async def recover(self) -> int:
         """Replace dead and quarantined engines by new ones on the newest accepted weights; return how many.
 
@@ -142,7 +148,7 @@ class LocalEngines:
         if self._staged is not None:
             await engine.stage(self._staged)
 
-    async def _quarantine(self, engine: OwnedEngine, why: BaseException) -> None:
+    async def _quarantine(self, engine: OwnedEngine, why: object) -> None:
         _logger.error("%s is quarantined: %s", engine.engine_id, why)
         await engine.close()
 

@@ -7,6 +7,7 @@ Knows envs, a renderer and a policy client; the comparison is the caller's.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,8 +112,13 @@ async def _sample_one(
 
 
 def max_logprob_difference(samples: Sequence[TrainingSample], learner_logprobs: Sequence[np.ndarray]) -> float:
-    """Return max |engine - learner| over the sampled tokens, nats."""
+    """Return max |engine - learner| over the sampled tokens, nats; inf when one of them is no finite number."""
     return max(
-        float(np.abs(sample.logprobs - logprobs)[sample.loss_mask].max())
+        _largest((sample.logprobs - logprobs)[sample.loss_mask])
         for sample, logprobs in zip(samples, learner_logprobs, strict=True)
     )
+
+
+def _largest(diffs: np.ndarray) -> float:
+    """Return max |diff|; NaN would be lost in `max`, which keeps whatever came before it."""
+    return float(np.abs(diffs).max()) if np.isfinite(diffs).all() else math.inf

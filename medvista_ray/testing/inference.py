@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,27 +45,43 @@ class ScriptedPolicyClient:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedEngine:
+    """An engine that is nothing but its name."""
+
+    engine_id: str
+
+
 class ScriptedEngines:
-    """A set of engines that take versions in order; refuses and dies on command."""
+    """A set of engines that take versions in order; refuses and dies on command, and then as `LocalEngines` does."""
 
     def __init__(self, *, num_engines: int = 1) -> None:
         self._epoch = 0
-        self._names = tuple(f"engine-{index}" for index in range(num_engines))
+        self._num_engines = num_engines
+        self._num_made = 0
+        self._engines: list[ScriptedEngine] = []
+        self._make_missing()
+        self._num_replaced = 0  # since the last `recover`
         self._staged: WeightUpdate | None = None
         self.policy_version: int | None = None  # what is loaded; None: closed
         self.versions: list[int] = []  # every swap, in order
         self.refused_versions: list[int] = []  # each entry is one refusal by all engines
-        self.fatal_versions: list[int] = []  # each entry is one swap in which all engines die
-        self.num_dead = 0
+        self.fatal_versions: list[int] = []  # each entry is one swap, or start from it, in which all engines die
+        self.quarantined: list[str] = []  # engine_id, in order
         self.is_closed = False
+
+    @property
+    def num_dead(self) -> int:
+        """Count the engines that `recover` will make."""
+        return self._num_engines - len(self._engines)
 
     def engine_set(self) -> EngineSet:
         """Return the engines that live."""
-        return EngineSet(epoch=self._epoch, engines=self._names[self.num_dead :])
+        return EngineSet(epoch=self._epoch, engines=tuple(self._engines))
 
     def kill(self, num_engines: int = 1) -> None:
         """Let engines die until `recover`."""
-        self.num_dead = min(self.num_dead + num_engines, len(self._names))
+        del self._engines[:num_engines]
         self._epoch += 1
 
     async def stage(self, update: WeightUpdate) -> None:
@@ -72,27 +89,47 @@ class ScriptedEngines:
         if update.policy_version in self.refused_versions:
             self.refused_versions.remove(update.policy_version)
             raise WeightsRefusedError(f"version {update.policy_version}: scripted refusal")
+        if not self._engines:
+            self._num_replaced += self._make_missing()
         self._staged = update
 
     async def swap(self, policy_version: int) -> None:
-        """Load what is staged; `EngineClosedError` when that is another version, `EngineDiedError` by the script."""
-        if policy_version in self.fatal_versions:
-            self.fatal_versions.remove(policy_version)
-            self.kill(len(self._names))
-            self._staged = None
-            raise EngineDiedError(f"version {policy_version}: every scripted engine died")
+        """Load what is staged, unless the script lets every engine die; `EngineClosedError` for another version."""
         if self._staged is None or self._staged.policy_version != policy_version:
             raise EngineClosedError(f"version {policy_version} is not staged")
         await asyncio.sleep(0)
-        self.policy_version = policy_version
         self.versions.append(policy_version)
+        self.policy_version = policy_version
+        if self._dies_at(policy_version):
+            self.kill(self._num_engines)
+
+    async def quarantine(self, engine_id: str, why: str) -> None:
+        """Take one engine out of the set until `recover`."""
+        self.quarantined.append(engine_id)
+        self._engines = [engine for engine in self._engines if engine.engine_id != engine_id]
+        self._epoch += 1
 
     async def recover(self) -> int:
-        """Bring the dead ones back; return how many."""
-        recovered, self.num_dead = self.num_dead, 0
-        self._epoch += recovered > 0
-        return recovered
+        """Make engines for those that are gone, unless the script lets them die; return how many since the last call."""
+        if self.num_dead and not self._dies_at(self.policy_version):
+            self._num_replaced += self._make_missing()
+        num_replaced, self._num_replaced = self._num_replaced, 0
+        return num_replaced
 
     async def close(self) -> None:
         """Stop every engine."""
         self.is_closed = True
+
+    def _dies_at(self, policy_version: int | None) -> bool:
+        if policy_version not in self.fatal_versions:
+            return False
+        self.fatal_versions.remove(policy_version)
+        return True
+
+    def _make_missing(self) -> int:
+        num_new = self.num_dead
+        for _ in range(num_new):
+            self._engines.append(ScriptedEngine(engine_id=f"engine-{self._num_made}"))
+            self._num_made += 1
+        self._epoch += num_new > 0
+        return num_new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -154,3 +155,15 @@ class TrainReport:
     staleness: tuple[int, ...]  # per group, at hand-out
     metrics: Mapping[str, float] = field(default_factory=dict)
     max_abs_logprob_diff: float | None = None  # on tokens of the version trained from; None without any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeReport:
+    """How far each engine is from the learner; one that died under its probe is not in it."""
+
+    diffs: Mapping[str, float]  # engine_id -> max |engine - learner| logprob, nats; may be inf or NaN
+
+    @property
+    def max_abs_logprob_diff(self) -> float | None:
+        """Return the largest of all engines, inf for NaN; None when no engine was measured."""
+        return max((math.inf if math.isnan(diff) else diff for diff in self.diffs.values()), default=None)

@@ -75,6 +75,9 @@ class Engines(Protocol):
     async def swap(self, policy_version: int) -> None:
         """Swap on every engine; one that fails is quarantined."""
 
+    async def quarantine(self, engine_id: str, why: str) -> None:
+        """Take an engine out of the set until `recover` makes another; one that has left is left alone."""
+
     async def recover(self) -> int:
         """Recreate dead and quarantined engines on the newest accepted weights; return how many."""
 

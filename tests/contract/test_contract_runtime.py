@@ -223,7 +223,10 @@ async def test_a_swap_moves_every_engine_to_the_next_version(world: World) -> No
 async def test_engine_and_learner_agree(world: World) -> None:
     await world.parts.engines.stage(await world.parts.learner.write_weights(0))
     await world.parts.engines.swap(0)
-    assert await world.runtime.probe(0) < 1e-4
+    engine_ids = [engine.engine_id for engine in world.parts.engines.engine_set().engines]
+    report = await world.runtime.probe(0)
+    assert list(report.diffs) == engine_ids
+    assert report.max_abs_logprob_diff < 1e-4
 
 
 async def test_without_groups_the_learner_waits_with_a_reason(world: World) -> None:

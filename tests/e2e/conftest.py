@@ -13,11 +13,15 @@ RunMedvista = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def medvista(tmp_path: Path) -> RunMedvista:
     """Return a function that runs `medvista` in an empty folder and waits for it."""
-    cwd = tmp_path / "cwd"
-    cwd.mkdir()
+    empty = tmp_path / "cwd"
+    empty.mkdir()
 
     def run(
-        arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout_s: float = 240
+        arguments: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 240,
+        cwd: Path = empty,
     ) -> subprocess.CompletedProcess[str]:
         command = [str(MEDVISTA), *map(str, arguments)]
         return subprocess.run(

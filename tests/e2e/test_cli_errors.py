@@ -109,7 +109,7 @@ def write_tasks(folder: Path, image: bytes) -> Path:
     good = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     (folder / "good.png").write_bytes(encode_png(good))
     (folder / "other.png").write_bytes(image)
-    task = {"family": "vqa", "question": "Which?", "choices": ["A", "B"], "answer": "A"}
+    task = {"family": "zoom", "question": "Which?", "choices": ["A", "B"], "answer": "A"}
     lines = [
         json.dumps({"task_id": f"{split}-{name}", "split": split, "images": [name], **task})
         for split in ("train", "held_out")

@@ -34,9 +34,7 @@ def test_an_example_runs_by_itself(path: Path, tmp_path: Path) -> None:
 )
 def test_own_code_trains(medvista, small_config: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     out = tmp_path / "run"
-    done = medvista(
-        ["train", small_config, "--out", out, "data.num_tasks=6", *words], env={"PYTHONPATH": str(EXAMPLES)}
-    )
+    done = medvista(["train", small_config, "--out", out, "data.num_tasks=6", *words], cwd=EXAMPLES)
     assert done.returncode == 0, done.stderr
     groups = json.loads((out / "summary.json").read_text())["groups"]
     assert groups["consumed"] + groups["filtered"] == groups["submitted"] == 6
@@ -46,11 +44,12 @@ def test_own_code_trains(medvista, small_config: Path, tmp_path: Path, words: tu
 def test_own_data_train_and_are_evaluated(medvista, small_config: Path, tmp_path: Path) -> None:
     data, out, scored = tmp_path / "my_data", tmp_path / "run", tmp_path / "eval"
     subprocess.run([sys.executable, EXAMPLES / "own_data.py", data], check=True, timeout=60, env=make_environment())
-    done = medvista(["train", small_config, "--out", out, f"data.source={data}", "buffer.groups_per_step=4"])
+    words = (f"data.source={data}", "data.families=[]")
+    done = medvista(["train", small_config, "--out", out, *words, "buffer.groups_per_step=4"])
     assert done.returncode == 0, done.stderr
     assert "Next: medvista eval" in done.stdout
     model = out / "models" / "rl"
-    done = medvista(["eval", small_config, "--out", scored, "--json", f"data.source={data}", f"policy.path={model}"])
+    done = medvista(["eval", small_config, "--out", scored, "--json", *words, "num_held_out=0", f"policy.path={model}"])
     assert done.returncode == 0, done.stderr
     accuracy = json.loads(done.stdout)["accuracy"]["eval"]
     assert set(accuracy) == {"overall", "brightness"}

@@ -25,9 +25,9 @@ def mixed_rewards(work: GroupWork) -> Any:
 
 
 async def stop_after(world: Any, version: int) -> Any:
-    """Run and ask for a stop as soon as a version is published."""
+    """Run and ask for a stop as soon as groups run and a version is published."""
     run = asyncio.create_task(world.run())
-    while (world.engines.policy_version or 0) < version:  # noqa: ASYNC110
+    while not world.env_pool.started or world.engines.policy_version < version:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     world.driver.request_stop()
     return await run
@@ -109,30 +109,77 @@ async def test_a_stop_ends_everything_that_runs_within_seconds(
     assert not names & {"dispatch", "train", "watch", "record"}
 
 
-async def test_a_train_step_that_does_not_end_is_abandoned(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("staleness", [0, 1])
+async def test_a_train_step_that_does_not_end_is_abandoned_and_its_border_saved(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, staleness: int
 ) -> None:
     monkeypatch.setattr(driver_module, "_STOP_GRACE_S", 0.05)
-
-    world = make_world(delay_s=0.002)
+    changes = {"buffer_config": {"max_staleness": staleness}}
+    world = make_world(delay_s=0.002, train_config={"checkpoint_every": 50}, **changes)
     train_step = world.learner.train_step
 
-    async def third_does_not_end(*, fence: int, train_from_version: int) -> Any:
-        if len(world.learner.history) == 2:
+    async def fourth_does_not_end(*, fence: int, train_from_version: int) -> Any:
+        if len(world.learner.history) == 3:
             world.driver.request_stop()
-            await asyncio.sleep(60)
+            world.learner.step_s = 60.0
         return await train_step(fence=fence, train_from_version=train_from_version)
 
-    world.learner.train_step = third_does_not_end
+    world.learner.train_step = fourth_does_not_end
     outcome = await world.run()
-    assert len(world.learner.history) == 2
+    assert len(world.learner.history) == 3
     assert outcome.end is RunEnd.STOPPED
     assert outcome.checkpoint == list_checkpoints(world.folder / "checkpoints")[-1]
+    assert load_record(outcome.checkpoint).policy_version == 3  # its gradients were dropped: the border before it
 
+    again = make_world(**changes)
+    await again.driver.resume(outcome.checkpoint)
+    await again.run()
+    assert sorted(task_indices(again.trained)) == list(range(12))
+    assert again.trained[:6] == world.trained
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+async def test_an_abandoned_step_that_has_claimed_its_batch_is_no_border(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, staleness: int
+) -> None:
+    monkeypatch.setattr(driver_module, "_STOP_GRACE_S", 0.05)
+    world = make_world(delay_s=0.002, train_config={"checkpoint_every": 2}, buffer_config={"max_staleness": staleness})
+    ack = world.buffer.ack
+
+    async def ack_and_update(lease_id: str, *, fence: int) -> None:
+        await ack(lease_id, fence=fence)
+        if len(world.learner.history) == 3:
+            world.driver.request_stop()
+            await asyncio.sleep(60)
+
+    world.buffer.ack = ack_and_update
+    outcome = await world.run()
+    assert load_record(outcome.checkpoint).policy_version == 2
     again = make_world()
     await again.driver.resume(outcome.checkpoint)
     await again.run()
     assert sorted(task_indices(again.trained)) == list(range(12))
+
+
+async def test_a_border_that_the_learner_cannot_write_in_time_is_left_out(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "_STOP_GRACE_S", 0.05)
+    monkeypatch.setattr(driver_module, "_STOP_SAVE_S", 0.05)
+    world = make_world(train_config={"checkpoint_every": 50}, step_s=60.0)
+    save_checkpoint = world.learner.save_checkpoint
+
+    async def save(path: str) -> None:  # behind the step in the learner's thread
+        if world.learner.num_saves == 1:
+            await asyncio.sleep(60)
+        await save_checkpoint(path)
+
+    world.learner.save_checkpoint = save
+    asyncio.get_running_loop().call_later(0.2, world.driver.request_stop)
+    async with asyncio.timeout(5):
+        outcome = await world.run()
+    assert outcome.checkpoint.name == "step-000000"
+    assert load_record(outcome.checkpoint).policy_version == 0
 
 
 async def test_a_stop_before_the_start_is_done_writes_nothing(make_world: MakeWorld) -> None:
@@ -160,6 +207,14 @@ async def test_a_learner_that_dies_goes_on_from_the_newest_checkpoint(make_world
     assert world.learner.written[-1] == 8
 
 
+async def test_a_learner_that_dies_before_the_first_periodic_checkpoint_starts_over(make_world: MakeWorld) -> None:
+    world = make_world(train_config={"checkpoint_every": 50})
+    world.learner.die_at = {2}
+    await world.run()
+    assert sorted(task_indices(world.trained)) == list(range(12))
+    assert world.engines.versions[:4] == [0, 1, 0, 1]
+
+
 async def test_a_learner_that_keeps_dying_fails_the_run_with_its_batches(make_world: MakeWorld) -> None:
     world = make_world(train_config={"max_resumes": 2, "checkpoint_every": 3})
     world.learner.die_at = set(range(5, 20))
@@ -171,7 +226,7 @@ async def test_a_learner_that_keeps_dying_fails_the_run_with_its_batches(make_wo
 
 async def test_a_crash_in_a_checkpoint_leaves_the_one_before(make_world: MakeWorld) -> None:
     world = make_world(num_tasks=16)
-    world.learner.die_in_save = {2}
+    world.learner.die_in_save = {3}  # the start, version 2, version 4
     await world.run()  # the driver resumes by itself
     assert world.engines.versions == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 8]
     assert sorted(task_indices(world.trained)) == list(range(16))

@@ -10,8 +10,6 @@ from medvista_ray.errors import (
     BlobMissingError,
     ConfigError,
     DataError,
-    EngineDiedError,
-    ParityError,
     RunFailedError,
     WeightsRefusedError,
 )
@@ -175,11 +173,15 @@ async def test_engines_that_all_die_in_a_swap_are_recreated(make_world: MakeWorl
     assert world.env_pool.engine_sets[-1] == world.engines.engine_set()
 
 
-async def test_engines_that_die_in_the_second_swap_too_fail_the_run(make_world: MakeWorld) -> None:
-    world = make_world()
+async def test_engines_that_die_again_while_they_are_recreated_come_back_at_the_next_look(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(delay_s=0.01, train_config={"no_progress_s": 0.4})
     world.engines.fatal_versions = [2, 2]
-    with pytest.raises(EngineDiedError):
-        await world.run()
+    await world.run()
+    assert world.engines.versions == list(range(7))
+    assert world.telemetry.counters()["engine/recovered/engines"] == 2
+    assert sorted(task_indices(world.trained)) == list(range(12))
 
 
 async def test_an_expired_lease_costs_a_train_step_and_nothing_else(make_world: MakeWorld) -> None:
@@ -276,49 +278,6 @@ async def test_lock_step_starts_groups_in_waves(make_world: MakeWorld) -> None:
     assert events[6] == ("start", 3)
 
 
-async def test_parity_is_probed_at_the_first_and_every_nth_publish(make_world: MakeWorld) -> None:
-    probed: list[int] = []
-
-    async def probe(version: int) -> float:
-        probed.append(version)
-        return 2e-4
-
-    world = make_world(num_tasks=16, train_config={"probe_every": 3}, probe=probe)
-    outcome = await world.run()
-    assert probed == [1, 4, 7]
-    assert outcome.summary["max_abs_logprob_diff"] == 2e-4
-
-
-async def test_a_bad_probe_reloads_the_engines_and_is_measured_again(make_world: MakeWorld) -> None:
-    answers = [0.5, 1e-5]
-
-    async def probe(version: int) -> float:
-        return answers.pop(0)
-
-    world = make_world(num_tasks=4, probe=probe)
-    await world.run()
-    assert world.engines.versions == [0, 1, 1, 2]
-
-
-@pytest.mark.parametrize("diff", [0.5, float("nan")])
-async def test_a_bad_probe_after_the_reload_fails_the_run(make_world: MakeWorld, diff: float) -> None:
-    async def probe(version: int) -> float:
-        return diff
-
-    with pytest.raises(ParityError, match=r"learner.max_logprob_diff is 0.001"):
-        await make_world(probe=probe).run()
-
-
-async def test_two_bad_measurements_in_a_row_fail_the_run_and_one_does_not(make_world: MakeWorld) -> None:
-    world = make_world()
-    world.learner.max_abs_logprob_diffs = {1: 0.1, 2: 1e-5, 3: 0.1}
-    await world.run()
-    world = make_world(folder=world.folder / "other")
-    world.learner.max_abs_logprob_diffs = {1: 0.1, 2: 0.2}
-    with pytest.raises(ParityError, match=r"0\.2 nats on the tokens of version 2"):
-        await world.run()
-
-
 @pytest.mark.parametrize("error", [ZeroDivisionError("in an env"), KeyError("x"), TimeoutError("inside a tool")])
 async def test_a_failure_surfaces_with_its_own_type(make_world: MakeWorld, error: Exception) -> None:
     def rewards(work: GroupWork) -> Any:
@@ -367,7 +326,7 @@ async def test_a_folder_with_checkpoints_is_not_started_afresh(make_world: MakeW
 
 
 async def test_a_learner_that_dies_before_a_checkpoint_fails_the_run(make_world: MakeWorld) -> None:
-    world = make_world(train_config={"checkpoint_every": 50})
-    world.learner.die_at = {2}
-    with pytest.raises(RunFailedError, match="before the first checkpoint"):
+    world = make_world()
+    world.learner.die_in_save = {1}
+    with pytest.raises(RunFailedError, match="before the checkpoint of the start"):
         await world.run()

@@ -69,3 +69,20 @@ async def test_the_largest_difference_is_over_sampled_tokens_only(renderer):
     assert max_logprob_difference(samples, learner) == pytest.approx(0.125)
     with pytest.raises(ValueError, match="shorter"):
         max_logprob_difference([*samples, dataclasses.replace(samples[0])], learner)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["engine", "learner"])
+async def test_a_number_that_is_not_finite_is_an_infinite_difference_wherever_it_stands(renderer, value, side):
+    samples = await probe(renderer, ScriptedPolicyClient(lambda request: [40] * 99))
+    learner = [sample.logprobs.copy() for sample in samples]
+    for index in range(NUM_SEQUENCES):
+        place = np.flatnonzero(samples[index].loss_mask)[3]
+        changed, scored = list(samples), [logprobs.copy() for logprobs in learner]
+        if side == "learner":
+            scored[index][place] = value
+        else:
+            logprobs = samples[index].logprobs.copy()
+            logprobs[place] = value
+            changed[index] = dataclasses.replace(samples[index], logprobs=logprobs)
+        assert max_logprob_difference(changed, scored) == np.inf
