@@ -110,7 +110,7 @@ class ScriptedEngines:
         self._epoch += 1
 
     async def recover(self) -> int:
-        """Make engines for those that are gone, unless the script lets them die; return how many since the last call."""
+        """Make engines for those that are gone unless the script says they die; return how many since the last call."""
         if self.num_dead and not self._dies_at(self.policy_version):
             self._num_replaced += self._make_missing()
         num_replaced, self._num_replaced = self._num_replaced, 0
