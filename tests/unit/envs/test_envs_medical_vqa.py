@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 import medvista_ray.envs  # noqa: F401  -- registers the env
 from medvista_ray.config.schema import EnvConfig
+from medvista_ray.data.scene import VIEW_PX
 from medvista_ray.envs.checker import check_episodes
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
 from medvista_ray.envs.spaces import ImageTuple, UnicodeText
@@ -58,6 +59,15 @@ def test_passes_the_checker_of_gymnasium():
     check_env(env.unwrapped, skip_render_check=True)
     check_env(make_env(), skip_render_check=True)
     env.close()
+    env.close()
+
+
+def test_the_registered_env_shows_no_answer_at_first():
+    """The pocket set is shown at the size for which the views of all answers are the same."""
+    env = gymnasium.make("medvista/MedicalVQA-v0")
+    for seed in range(6):
+        observation, _ = env.reset(seed=seed)
+        assert {max(image.shape) for image in observation["images"]} == {VIEW_PX}
     env.close()
 
 

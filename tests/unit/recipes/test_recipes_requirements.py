@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from medvista_ray.config.schema import DataConfig, RunConfig
-from medvista_ray.errors import MissingPackageError
-from medvista_ray.recipes.requirements import EXTRAS, check_packages, needed_extras
+from medvista_ray.config.schema import DataConfig, EnvConfig, RunConfig
+from medvista_ray.errors import ConfigError, MissingPackageError
+from medvista_ray.recipes.requirements import EXTRAS, check_packages, check_run, needed_extras
 
 LOCAL = RunConfig(mode="local", data=DataConfig(source="pocket"))
 
@@ -26,9 +27,10 @@ def test_the_table_is_what_the_extras_install() -> None:
 
 
 def test_an_extra_is_needed_for_what_the_config_uses() -> None:
-    assert needed_extras(LOCAL) == ("train",)
-    assert needed_extras(replace(LOCAL, mode="ray")) == ("train", "ray")
-    assert needed_extras(RunConfig(mode="ray")) == ("train", "ray", "demo")
+    assert needed_extras(LOCAL, needs_ray=True) == ("train",)
+    assert needed_extras(replace(LOCAL, mode="ray"), needs_ray=True) == ("train", "ray")
+    assert needed_extras(replace(LOCAL, mode="ray"), needs_ray=False) == ("train",)
+    assert needed_extras(RunConfig(mode="ray"), needs_ray=True) == ("train", "ray", "demo")
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,35 @@ def test_what_is_missing_is_one_line_with_its_remedy(
     for module in blocked:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingPackageError, match=text):
-        check_packages(config)
+        check_packages(config, needs_ray=True)
 
 
 def test_nothing_is_imported_to_find_out() -> None:
     before = set(sys.modules)
-    check_packages(RunConfig())
+    check_packages(RunConfig(), needs_ray=True)
     assert not {"torch", "ray", "nilearn", "transformers"} & (set(sys.modules) - before)
+
+
+def test_the_help_and_the_door_load_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "import medvista_ray, medvista_ray.envs\n"
+        "from medvista_ray.cli import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        "app(['train', '--help'], standalone_mode=False)\n"
+        "assert not (loaded := {'torch', 'ray', 'transformers', 'vllm'} & set(sys.modules)), loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_a_view_that_may_show_the_answer_is_refused() -> None:
+    for source in ("demo", "pocket"):
+        config = RunConfig(data=DataConfig(source=source), env=EnvConfig(view_size_px=448))
+        with pytest.raises(
+            ConfigError, match=rf"env.view_size_px must be 84 for the zoom family of .*{source}, got 448"
+        ):
+            check_run(config, splits=("train",), needs_ray=True)
+    other = replace(config, data=DataConfig(source="pocket", families=("structure",)))
+    check_run(other, splits=("train",), needs_ray=True)
