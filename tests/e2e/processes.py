@@ -28,5 +28,13 @@ def alive(family: dict[int, int]) -> dict[int, str]:
     for pid, start in family.items():
         stat = read_stat(pid)
         if stat is not None and stat[2] == start and stat[1] not in "ZX":
-            left[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+            left[pid] = read_command_line(pid)
     return left
+
+
+def read_command_line(pid: int) -> str:
+    """Return the start of what a process shows as its command; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

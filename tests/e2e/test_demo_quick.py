@@ -1,16 +1,21 @@
 """`medvista demo --quick` on Ray: the tiny model learns to look where the ring is, and everything is written down."""
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 from command_line import MEDVISTA, make_environment
 from demo_checks import check_files, check_report, check_summary
+from processes import family_of, read_command_line
 
 from medvista_ray.runs.directory import RunDirectory
 from medvista_ray.runs.metrics import read_metrics
@@ -44,22 +49,59 @@ assert not [name for name in sys.modules if name.startswith("medvista")]
 """
 
 
-def run_demo(out: Path) -> subprocess.CompletedProcess[str]:
-    """Run the quick demo into a folder."""
+def run_demo(out: Path, *, kill_shard: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the quick demo into a folder; if asked to, kill one env shard in the middle of reinforcement learning."""
     command = [MEDVISTA, "demo", "--quick", "--out", out]
-    return subprocess.run(
-        command, env=make_environment(), cwd=out.parent, capture_output=True, text=True, timeout=1700, check=False
+    process = subprocess.Popen(
+        command, env=make_environment(), cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    with ThreadPoolExecutor(1) as executor:
+        killer = executor.submit(kill_a_shard, process, out) if kill_shard else None
+        try:
+            stdout, stderr = process.communicate(timeout=1700)
+        finally:
+            process.kill()
+        if killer is not None:
+            killer.result()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def kill_a_shard(process: subprocess.Popen[str], out: Path) -> None:
+    """Send SIGKILL to an env shard after five train steps."""
+    while process.poll() is None:
+        if len(train_steps(out)) >= 5:
+            for pid in family_of(process.pid):
+                if "ray::EnvShardActor" in read_command_line(pid):
+                    os.kill(pid, signal.SIGKILL)
+                    return
+        time.sleep(0.2)
+    raise AssertionError("the demo ended before a shard could be killed")
+
+
+def train_steps(out: Path) -> list[float]:
+    """Return the train steps so far; the file is being written."""
+    path = out / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("}") and "learner/train_s" in line]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("demo") / "quick"
-    done = run_demo(out)
+    done = run_demo(out, kill_shard=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "report.html" in done.stdout
     yield out
     shutil.rmtree(out)
+
+
+def test_a_killed_shard_costs_nothing(demo: Path) -> None:
+    """Its groups are issued again: every task is settled once, none has failed."""
+    run = RunDirectory.open(demo)
+    groups = json.loads((demo / "summary.json").read_text())["groups"]
+    assert groups["consumed"] + groups["filtered"] == groups["submitted"] - groups["stale"] - groups["cancelled"]
+    assert groups["consumed"] + groups["filtered"] == run.read_config().data.num_tasks
+    assert max(point.values.get("env/recovered/shards", 0) for point in read_metrics(run, "rl_tools")) == 1
 
 
 def gain(run: Path, key: str) -> float:
