@@ -3,8 +3,9 @@
     train_step: fetch -> shard -> bytes of its images -> gradients (thread) -> ack -> update (thread)
 
 Everything that touches the rank runs in one thread, one thing after another, so calls never overlap and the same calls
-give the same weights. A step that is cancelled after its ack still finishes its update in the thread; what is called
-next waits for that.
+give the same weights. Nobody can stop a thread: the caller of a step that is cancelled goes on at once, the thread ends
+what it computes, and what is called next waits for that. Cancelled before its ack, the step leaves nothing behind;
+after it, the update is finished.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class LocalLearnerGroup:
         self._blobs = blobs
         self._weights_folder = weights_folder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
+        self._must_drop = False  # a step has ended before its ack; the thread's next call first forgets its gradients
 
     async def train_step(self, *, fence: int, train_from_version: int) -> TrainReport | Wait:
         """Lease a batch, train it, ack before the first update; `LeaseExpiredError` if it went back."""
@@ -104,8 +106,7 @@ class LocalLearnerGroup:
             await self._buffer.ack(lease.lease_id, fence=fence)
             is_acked = True
         finally:
-            if not is_acked and self._rank is not None:
-                await self._in_thread(lambda rank: rank.drop_gradients())
+            self._must_drop = not is_acked
         return await self._in_thread(lambda rank: rank.finish_batch())
 
     async def _fetch_images(self, streams: Sequence[TokenStream]) -> dict[str, bytes]:
@@ -116,6 +117,9 @@ class LocalLearnerGroup:
         def run() -> R:
             if self._rank is None:
                 self._rank = self._make_rank()
+            if self._must_drop:
+                self._must_drop = False
+                self._rank.drop_gradients()
             return call(self._rank)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)

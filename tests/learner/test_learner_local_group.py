@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +115,35 @@ async def test_a_lease_that_expired_during_the_gradients_changes_nothing(make_se
     assert isinstance(report, TrainReport)
     assert report.group_ids == ("0/0/0", "0/1/0")
     assert setup.rank.num_updates == 1
+
+
+async def test_a_cancelled_step_frees_its_caller_at_once_and_leaves_nothing(make_setup, monkeypatch, tmp_path) -> None:
+    setup = await make_setup("a")
+    await setup.commit(0)
+    await setup.commit(1)
+    before = setup.rank.full_state_dict()
+    begun, may_go_on = threading.Event(), threading.Event()
+    real_begin = setup.rank.begin_batch
+
+    def long_begin(*arguments: Any) -> None:
+        real_begin(*arguments)
+        begun.set()
+        assert may_go_on.wait(30)
+
+    monkeypatch.setattr(setup.rank, "begin_batch", long_begin)
+    step = asyncio.create_task(setup.group.train_step(fence=setup.fence, train_from_version=0))
+    assert await asyncio.to_thread(begun.wait, 30)
+    step.cancel()
+    async with asyncio.timeout(1):  # the thread still computes
+        with pytest.raises(asyncio.CancelledError):
+            await step
+    saving = asyncio.create_task(setup.group.save_checkpoint(str(tmp_path)))
+    may_go_on.set()
+    await saving
+    after = setup.rank.full_state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    assert all(parameter.grad is None for parameter in setup.rank.policy.network.parameters())
+    assert (await setup.buffer.status()).counts["leased"] == 2
 
 
 def _ack_after_expiry(setup: Setup) -> Callable[..., Awaitable[None]]:

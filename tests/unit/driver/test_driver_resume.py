@@ -116,15 +116,15 @@ async def test_a_train_step_that_does_not_end_is_abandoned_and_its_border_saved(
     monkeypatch.setattr(driver_module, "_STOP_GRACE_S", 0.05)
     changes = {"buffer_config": {"max_staleness": staleness}}
     world = make_world(delay_s=0.002, train_config={"checkpoint_every": 50}, **changes)
-    train_step = world.learner.train_step
+    shard = world.buffer.shard
 
-    async def fourth_does_not_end(*, fence: int, train_from_version: int) -> Any:
+    async def fourth_does_not_end(lease_id: str, *, rank: int) -> Any:
         if len(world.learner.history) == 3:
             world.driver.request_stop()
-            world.learner.step_s = 60.0
-        return await train_step(fence=fence, train_from_version=train_from_version)
+            await asyncio.sleep(60)
+        return await shard(lease_id, rank=rank)
 
-    world.learner.train_step = fourth_does_not_end
+    world.buffer.shard = fourth_does_not_end
     outcome = await world.run()
     assert len(world.learner.history) == 3
     assert outcome.end is RunEnd.STOPPED
