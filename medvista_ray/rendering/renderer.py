@@ -4,8 +4,9 @@ Structure (turn markers, image placeholders, tool-response tags) is emitted as i
 token disabled, so no text of a user, a tool or a dataset can make a marker. History is never rendered again: the
 renderer makes the first prompt, and after that only the tokens between two actions.
 
-Ids equal `apply_chat_template` of the family on benign one-turn text. The documented difference: earlier think blocks
-stay in the stream, since it is append-only.
+Ids equal `apply_chat_template` of the family on benign one-turn text. The documented differences: earlier think blocks
+stay in the stream, since it is append-only; and a conversation that has no system message gets none, where the template
+of the released Qwen2.5-VL checkpoints adds "You are a helpful assistant.".
 """
 
 from __future__ import annotations
