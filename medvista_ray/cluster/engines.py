@@ -68,7 +68,6 @@ class RemoteEngine:
 
     async def stage(self, update: WeightUpdate) -> None:
         """Read and verify weights while serving."""
-        await self.wait_started()
         await self._ask(self._actor.stage.remote(update))
 
     async def swap(self, policy_version: int) -> str:

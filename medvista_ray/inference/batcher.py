@@ -104,6 +104,9 @@ class BatchingEngine:
         """Return the version that is loaded; None while closed."""
         return self._engine.policy_version
 
+    async def wait_started(self) -> None:
+        """Return: it is there as soon as it is made."""
+
     async def generate(self, request: GenerateRequest) -> GenerateResult:
         """Sample one action; waits while closed or swapping; `EngineDiedError` when the engine is gone."""
         self._check_alive()
