@@ -30,12 +30,21 @@ Each reply is one of two, with nothing before, between or after the tags:
 <think>your reasoning</think><answer>your answer</answer>
 One call a reply; its result comes as the next message. Images are counted from 0 in order of appearance, those of \
 tools included. Answer a question that lists choices with the id of one choice and nothing else."""
+_ANSWER_PROMPT = """\
+# Protocol
+
+Your reply has this form, with nothing before, between or after the tags:
+<think>your reasoning</think><answer>your answer</answer>
+Answer a question that lists choices with the id of one choice and nothing else."""
 
 
 def make_system_message(tools: Sequence[ToolDescription], *, style: Literal["names", "schemas"]) -> Message | None:
-    """Return the message that offers the tools; None when there are none."""
+    """Return the message that offers the tools and says the protocol; None where there is nothing to say.
+
+    `schemas` tells all of it; `names` is for small models that were fine-tuned on the protocol.
+    """
     if not tools:
-        return None
+        return Message(role="system", parts=(TextPart(text=_ANSWER_PROMPT),)) if style == "schemas" else None
     if style == "names":
         text = f"Tools: {', '.join(tool.name for tool in tools)}."
     else:

@@ -71,6 +71,18 @@ def test_the_registered_env_shows_no_answer_at_first():
     env.close()
 
 
+def test_a_stock_model_is_told_the_protocol_without_tools_too():
+    env = make_env(offer_tools=False, tool_prompt="schemas")
+    env.reset(seed=0)
+    system, question = env.observe()
+    assert (system.role, question.role) == ("system", "user")
+    assert "<answer>" in system.text
+    assert "tool" not in system.text
+    env = make_env(offer_tools=False)
+    env.reset(seed=0)
+    assert [message.role for message in env.observe()] == ["user"]
+
+
 def test_passes_our_checker():
     assert check_episodes(make_env) == []
     assert check_episodes(lambda: make_env(offer_tools=False, tool_prompt="schemas", list_choices=True)) == []
