@@ -22,6 +22,7 @@ from medvista_ray.errors import EngineDiedError, ParityError, WeightsRefusedErro
 from medvista_ray.types.delivery import TrainReport
 
 _log = logging.getLogger(__name__)
+_REPEAT_S = 10.0  # between two times that the shards are told of a set that has not changed
 
 
 class Publisher:
@@ -46,6 +47,7 @@ class Publisher:
         self._num_since_probe = probe_every  # publishes; the first is probed
         self._epoch: int | None = None  # of the engine set that the shards know
         self._excused_version: int | None = None  # an excess was seen; another one on newer tokens fails the run
+        self._repeat_at_s = 0.0  # clock of the event loop
         self.engines_lock = asyncio.Lock()  # a swap and a recovery exclude each other
 
     async def start(self) -> None:
@@ -108,9 +110,16 @@ class Publisher:
             self._epoch = engine_set.epoch
 
     async def recover_engines(self) -> None:
-        """Recreate dead and quarantined engines on the newest accepted weights."""
+        """Recreate dead and quarantined engines on the newest accepted weights; tell the shards again which serve.
+
+        A shard that lost the connection to a living engine has dropped it, and gets it back by being told.
+        """
         async with self.engines_lock:
             await self._recover()
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._repeat_at_s:
+            self._repeat_at_s = now_s + _REPEAT_S
+            await self._push_engine_set(force=True)  # outside the lock: an older set that arrives late is ignored
 
     async def _recover(self) -> None:
         num_recovered = await self._parts.engines.recover()

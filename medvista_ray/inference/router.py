@@ -38,8 +38,8 @@ class Router:
             self.set_engines(engines)
 
     def set_engines(self, engines: EngineSet) -> None:
-        """Take a newer set; an older epoch is ignored."""
-        if engines.epoch <= self._epoch:
+        """Take a set; an older epoch is ignored, an equal one brings back what a broken connection made look dead."""
+        if engines.epoch < self._epoch:
             return
         self._epoch = engines.epoch
         self._engines = {engine.engine_id: engine for engine in engines.engines}
@@ -63,7 +63,7 @@ class Router:
         except EngineDiedError as error:
             _logger.warning("%s died under group %s: %s", engine.engine_id, request.group_id, error)
             if self._engines.get(engine.engine_id) is engine:
-                del self._engines[engine.engine_id]  # until the driver sends a newer set
+                del self._engines[engine.engine_id]  # until the driver says that it lives
         return await (await self._engine_of(request)).generate(request)
 
     async def _engine_of(self, request: GenerateRequest) -> Engine:

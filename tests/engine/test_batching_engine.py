@@ -376,6 +376,21 @@ async def test_a_dead_engine_s_turn_is_issued_once_elsewhere() -> None:
         await router.generate(turn(0))
 
 
+async def test_an_engine_that_only_looked_dead_comes_back_when_the_driver_says_so_again() -> None:
+    engine = ScriptedEngine("a")
+    router = Router(EngineSet(epoch=4, engines=(engine,)), no_engine_wait_s=0.05)
+    engine.is_gone = True  # a connection that broke for a moment
+    with pytest.raises(EngineDiedError, match="no_engine"):
+        await router.generate(turn(0))
+    engine.is_gone = False
+    router.set_engines(EngineSet(epoch=3, engines=(engine,)))
+    with pytest.raises(EngineDiedError, match="no_engine"):
+        await router.generate(turn(0))
+    router.set_engines(EngineSet(epoch=4, engines=(engine,)))
+    await router.generate(turn(0))
+    assert engine.served == [("0/0/0", 0)]
+
+
 async def test_without_engines_a_turn_waits_with_a_reason_until_its_time_is_up() -> None:
     router = Router(no_engine_wait_s=5.0)
     waiting = [asyncio.create_task(router.generate(turn(member))) for member in range(2)]

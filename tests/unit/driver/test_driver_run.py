@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from medvista_ray.driver import publisher
 from medvista_ray.driver.parts import RunEnd
 from medvista_ray.errors import (
     BlobMissingError,
@@ -146,6 +147,16 @@ async def test_a_dead_engine_is_recreated_and_the_shards_are_told(make_world: Ma
     await run
     assert world.engines.num_dead == 0
     assert world.env_pool.engine_sets[-1] == world.engines.engine_set()
+
+
+async def test_shards_are_told_again_of_engines_that_have_not_changed(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_REPEAT_S", 0.0)
+    world = make_world(delay_s=0.05, train_config={"no_progress_s": 0.4})  # a look every 0.1 s
+    await world.run()
+    assert len(world.env_pool.engine_sets) > 1  # a shard may have lost an engine that lives
+    assert {engine_set.epoch for engine_set in world.env_pool.engine_sets} == {world.engines.engine_set().epoch}
 
 
 async def test_weights_that_are_refused_once_are_written_again(make_world: MakeWorld) -> None:
