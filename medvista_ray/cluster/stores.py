@@ -66,12 +66,13 @@ class RemoteBlobStore:
     async def get_many(self, digests: Sequence[str]) -> list[bytes]:
         """Return the bytes of each digest; one call for all that this process lacks."""
         missing = self._cache.missing(dict.fromkeys(digests))
+        # Taken before the call: a put of somebody else may evict them while it runs.
+        found = {digest: self._cache.get(digest) for digest in set(digests).difference(missing)}
         fetched = await self._ask(self._actor.get_many.remote(missing)) if missing else []
-        found: dict[str, bytes] = dict(zip(missing, fetched, strict=True))
-        blobs = [found[digest] if digest in found else self._cache.get(digest) for digest in digests]
+        found |= dict(zip(missing, fetched, strict=True))
         for data in fetched:
             self._cache.put(data)
-        return blobs
+        return [found[digest] for digest in digests]
 
     async def _ask(self, call: Any) -> Any:
         return await answer_of(call, who="the blob store", died=RunFailedError)

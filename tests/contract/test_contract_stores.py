@@ -90,6 +90,19 @@ async def test_blobs_come_back_in_order_and_repeated(blobs: BlobStore) -> None:
     assert await blobs.get_many([]) == []
 
 
+async def test_a_blob_that_leaves_the_cache_while_others_are_fetched_is_there(store_actors: tuple[Any, Any]) -> None:
+    from medvista_ray.cluster.stores import RemoteBlobStore
+
+    here, elsewhere = b"here" * 10_000, b"elsewhere" * 5_000
+    blobs = RemoteBlobStore(store_actors[0], cache_bytes=2**16)  # holds one of them
+    for data in (elsewhere, here):
+        await blobs.put_if_absent(digest_of(data), data)
+    asked = asyncio.create_task(blobs.get_many([digest_of(here), digest_of(elsewhere)]))
+    await asyncio.sleep(0)
+    blobs._cache.put(b"other" * 10_000)  # the end of somebody's put
+    assert await asked == [here, elsewhere]
+
+
 async def test_a_missing_blob_is_named(blobs: BlobStore) -> None:
     await blobs.put_if_absent(digest_of(b"here"), b"here")
     with pytest.raises(BlobMissingError, match=digest_of(b"not here")[:12]) as caught:
