@@ -352,5 +352,6 @@ class ReplayBuffer:
             fence=state.fence,
             num_filtered_in_a_row=state.filtered_in_a_row,
             admission_ended=self._ledger.admission_ended,
+            open_leases=tuple(state.batches),
             failed_reasons=dict(state.failed_reasons),
         )

@@ -5,7 +5,7 @@
               admit |receipt                            read    '------------------publish------------- PUBLISH
                  v  |                                      v                                               |
                ledger                                    RECORD --> run directory         engines <--stage, swap
-                     WATCH: expire, recover      PROGRESS: does anything move?
+        WATCH: expire, recover      LEASE: extend in a long step      PROGRESS: does anything move?
 
     loop      consumes              produces                      waits for                     unblocked by
     dispatch  tasks, issues again   running groups, receipts      capacity, a swap, a task      a receipt, a publish
@@ -13,6 +13,7 @@
     train     ready groups          a train step                  a batch of ready groups       a receipt, expiry
     publish   a train report        policy_version + 1            staging, admission            engines, dispatch
     watch     time                  expired leases, recoveries    its period, a recovery        the clock, a deadline
+    lease     time, open leases     longer leases                 its period                    the clock
     progress  time, counters        the end of a stuck run        its period                    the clock
     record    the journal           recorded trajectories         a record                      a receipt
 
@@ -27,7 +28,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from medvista_ray.driver.checkpoint import (
@@ -40,15 +40,11 @@ from medvista_ray.driver.checkpoint import (
     load_border,
     save_checkpoint,
 )
-from medvista_ray.driver.dispatch import Dispatcher
-from medvista_ray.driver.owner import TaskOwner
+from medvista_ray.driver.life import Life, make_life
 from medvista_ray.driver.parts import Clock, DriverConfig, DriverParts, Probe, RunEnd, RunOutcome, Sink
-from medvista_ray.driver.publisher import Publisher
-from medvista_ray.driver.recorder import Recorder
 from medvista_ray.driver.state import RunState
 from medvista_ray.driver.telemetry import Telemetry
 from medvista_ray.driver.train_loop import TrainLoop
-from medvista_ray.driver.watchdog import Watchdog
 from medvista_ray.errors import ConfigError, FenceError, LearnerDiedError, MedVistaError, RunFailedError
 from medvista_ray.types.delivery import ConsumerSettings
 from medvista_ray.types.protocols import TaskSource
@@ -57,19 +53,6 @@ _log = logging.getLogger(__name__)
 _STOP_GRACE_S = 5.0  # for the train step under way; with groups and checkpoint a stop takes less than 10 s
 _STOP_GROUPS_S = 2.0
 _STOP_SAVE_S = 2.0  # for the border before an abandoned step: until the learner has dropped it and has written
-
-
-@dataclass(slots=True, kw_only=True)
-class _Life:
-    """The loops between a start or resume and the next; none of their state outlives the learner's."""
-
-    state: RunState
-    owner: TaskOwner
-    publisher: Publisher
-    dispatcher: Dispatcher
-    watchdog: Watchdog
-    recorder: Recorder | None
-    border: Border | None = None  # the start; in lock-step: the newest moment between train steps
 
 
 class Driver:
@@ -160,54 +143,17 @@ class Driver:
         )
 
     # --- one life
-    def _make_life(self) -> _Life:
-        config, parts, state, owner = self._config, self._parts, RunState(), TaskOwner()
-        publisher = Publisher(
-            parts=parts,
-            state=state,
-            telemetry=self._telemetry,
-            max_logprob_diff=config.learner.max_logprob_diff,
-            probe_every=config.train.probe_every,
-            probe=self._probe,
-        )
-        watchdog = Watchdog(
-            parts=parts,
-            state=state,
-            telemetry=self._telemetry,
-            publisher=publisher,
-            clock=self._clock,
-            no_progress_s=config.train.no_progress_s,
-            num_tasks=self._num_tasks,
-        )
-        dispatcher = Dispatcher(
-            config=config,
-            parts=parts,
-            tasks=self._tasks,
-            state=state,
-            owner=owner,
-            telemetry=self._telemetry,
-            recover=watchdog.recover_all,
-            clock=self._clock,
-        )
-        recorder = self._sink and Recorder(
-            buffer=parts.buffer,
-            state=state,
-            sink=self._sink,
-            record_every=config.train.record_every,
-            max_recorded=config.train.max_recorded,
-        )
-        return _Life(
-            state=state,
-            owner=owner,
-            publisher=publisher,
-            dispatcher=dispatcher,
-            watchdog=watchdog,
-            recorder=recorder,
-        )
-
     async def _live(self) -> RunOutcome:
         """Start or resume, run the loops, end them."""
-        life = self._make_life()
+        life = make_life(
+            config=self._config,
+            parts=self._parts,
+            tasks=self._tasks,
+            telemetry=self._telemetry,
+            clock=self._clock,
+            probe=self._probe,
+            sink=self._sink,
+        )
         self._state = life.state
         try:
             start = life.owner.start(self._start(life), name="start")
@@ -223,7 +169,7 @@ class Driver:
             await life.owner.cancel_all()
             await self._stop_groups(life)  # nothing runs any more unless the run has failed
 
-    async def _start(self, life: _Life) -> None:
+    async def _start(self, life: Life) -> None:
         """Bring learner, ledger and engines to one version; nothing is admitted before."""
         state, parts = life.state, self._parts
         if self._checkpoint is None:
@@ -239,11 +185,13 @@ class Driver:
         state.fence, state.policy_version = attached.fence, attached.policy_version
         await life.publisher.start()
         await life.dispatcher.reissue()
-        life.border = await self._capture(life)
+        if self._lock_step or self._checkpoint is None:
+            life.border = await self._capture(life)
         if self._checkpoint is None:  # a learner that dies in its first steps, or a stop in them, has a way back
+            assert life.border is not None
             await self._save(life, life.border)
 
-    async def _restore(self, life: _Life, path: Path) -> None:
+    async def _restore(self, life: Life, path: Path) -> None:
         """Take learner, ledger, task cursor and counters back to a checkpoint."""
         border = await asyncio.to_thread(load_border, path)
         record = border.record
@@ -258,7 +206,7 @@ class Driver:
             life.recorder.cursor = record.reader_cursor
             life.recorder.num_seen, life.recorder.num_recorded = record.num_seen, record.num_recorded
 
-    def _start_loops(self, life: _Life) -> asyncio.Task[None]:
+    def _start_loops(self, life: Life) -> asyncio.Task[None]:
         """Start every loop; return the train loop, whose end is the end of the run."""
 
         async def at_border() -> None:
@@ -276,12 +224,13 @@ class Driver:
         life.owner.start(life.dispatcher.run(), name="dispatch")
         life.owner.start(life.watchdog.run(), name="watch")
         life.owner.start(life.watchdog.check_progress(), name="progress")
+        life.owner.start(life.keeper.run(), name="lease")
         if life.recorder is not None:
             life.owner.start(life.recorder.run(), name="record")
         return life.owner.start(train.run(), name="train")
 
     # --- borders and checkpoints
-    async def _at_border(self, life: _Life) -> None:
+    async def _at_border(self, life: Life) -> None:
         """Between two train steps, admission held: remember this moment, write a checkpoint when one is due."""
         is_due = life.state.policy_version % self._config.train.checkpoint_every == 0
         if is_due or self._lock_step:
@@ -289,7 +238,7 @@ class Driver:
             if is_due:
                 await self._save(life, life.border)
 
-    async def _capture(self, life: _Life) -> Border:
+    async def _capture(self, life: Life) -> Border:
         state, recorder = life.state, life.recorder
         record = DriverRecord(
             seed=self._config.seed,
@@ -307,7 +256,7 @@ class Driver:
         # The reader's cursor is the older of the two: what is committed in between is read again, never skipped.
         return Border(record=record, snapshot=await self._parts.buffer.snapshot())
 
-    async def _save(self, life: _Life, border: Border, check: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def _save(self, life: Life, border: Border, check: Callable[[], Awaitable[None]] | None = None) -> None:
         keep_last = self._config.train.keep_last
         self._checkpoint = await save_checkpoint(
             self._folder, border, self._parts.learner, keep_last=keep_last, check=check
@@ -318,7 +267,7 @@ class Driver:
         _log.info("checkpoint %s", self._checkpoint)
 
     # --- the end
-    async def _reach_border(self, life: _Life, train: asyncio.Task[None]) -> bool:
+    async def _reach_border(self, life: Life, train: asyncio.Task[None]) -> bool:
         """Let the train step under way end; False when it takes too long and is abandoned."""
         life.state.stopping = True
         life.state.signal.notify()
@@ -335,14 +284,14 @@ class Driver:
             return False
         return True
 
-    async def _halt(self, life: _Life) -> None:
+    async def _halt(self, life: Life) -> None:
         """End every loop and group. The ledger keeps the groups as running, so a resume issues them under their ids."""
         life.state.stopping = True
         async with life.state.hold_admission("stop"):  # never between an admission and its answer
             await life.owner.cancel_all()
         await self._stop_groups(life)
 
-    async def _stop_groups(self, life: _Life) -> None:
+    async def _stop_groups(self, life: Life) -> None:
         deadline = asyncio.timeout(_STOP_GROUPS_S)
         try:
             async with deadline:
@@ -350,7 +299,7 @@ class Driver:
         except (TimeoutError, MedVistaError) as error:  # the run ends either way, and for a reason that matters more
             _log.warning("not every group could be stopped: %s: %s", type(error).__name__, error)
 
-    async def _save_before_step(self, life: _Life) -> None:
+    async def _save_before_step(self, life: Life) -> None:
         """Save the border before the abandoned train step; the checkpoint before it stays the newest if that fails."""
         border = life.border if self._lock_step else await self._capture(life)
         assert border is not None
@@ -367,7 +316,7 @@ class Driver:
         except (TimeoutError, MedVistaError) as error:
             _log.warning("the border before it could not be saved: %s: %s", type(error).__name__, error)
 
-    async def _finish(self, life: _Life, *, is_at_border: bool) -> RunOutcome:
+    async def _finish(self, life: Life, *, is_at_border: bool) -> RunOutcome:
         """Write the last checkpoint and sum up."""
         state = life.state
         if is_at_border:

@@ -115,6 +115,7 @@ class BufferStatus:
     fence: int
     num_filtered_in_a_row: int
     admission_ended: bool
+    open_leases: tuple[str, ...] = ()  # leased or acked, not published; oldest first
     failed_reasons: Mapping[str, int] = field(default_factory=dict)  # too_slow, too_many_attempts, … -> groups
 
 
