@@ -58,6 +58,8 @@ class RemoteLearnerGroup:
         self._ranks: tuple[RankHandle, ...] = ()
         self._turn = asyncio.Lock()
         self._calls: set[asyncio.Task[Any]] = set()
+        self._starting: asyncio.Future[Sequence[RankHandle]] | None = None
+        self._is_closed = False
 
     @property
     def homes(self) -> tuple[ActorHome, ...]:
@@ -65,8 +67,17 @@ class RemoteLearnerGroup:
         return tuple(rank.home for rank in self._ranks)
 
     async def start(self) -> None:
-        """Start every rank."""
-        self._ranks = tuple(await self._start_ranks())
+        """Start every rank; `LearnerDiedError` when the group is closed."""
+        if self._is_closed:
+            raise LearnerDiedError("the learner group is closed")
+        self._starting = asyncio.ensure_future(self._start_ranks())
+        try:
+            self._ranks = tuple(await self._starting)
+        finally:
+            self._starting = None
+        if self._is_closed:  # closed when it was too late to cancel the start
+            self._end_ranks()
+            raise LearnerDiedError("the learner group was closed while its ranks started")
 
     async def train_step(self, *, fence: int, train_from_version: int) -> TrainReport | Wait:
         """Lease a batch, train it, ack before the first update; `LeaseExpiredError` if it went back."""
@@ -102,8 +113,11 @@ class RemoteLearnerGroup:
         await self._in_turn(self._all("export", _absolute(path)))
 
     async def close(self) -> None:
-        """Stop every rank, also under a call; may be called again."""
+        """Stop every rank, also under a call or while ranks start; may be called again."""
+        self._is_closed = True
         self._end_ranks()
+        if self._starting is not None:
+            self._starting.cancel()  # ends what it has started
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     # --- one call
