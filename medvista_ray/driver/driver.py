@@ -42,6 +42,7 @@ from medvista_ray.driver.checkpoint import (
 )
 from medvista_ray.driver.life import Life, make_life
 from medvista_ray.driver.parts import Clock, DriverConfig, DriverParts, Probe, RunEnd, RunOutcome, Sink
+from medvista_ray.driver.recorder import Recorder
 from medvista_ray.driver.state import RunState
 from medvista_ray.driver.telemetry import Telemetry
 from medvista_ray.driver.train_loop import TrainLoop
@@ -52,6 +53,7 @@ from medvista_ray.types.protocols import TaskSource
 _log = logging.getLogger(__name__)
 _STOP_GRACE_S = 5.0  # for the train step under way; with groups and checkpoint a stop takes less than 10 s
 _STOP_GROUPS_S = 2.0
+_STOP_RECORD_S = 1.0
 _STOP_SAVE_S = 2.0  # for the border before an abandoned step: until the learner has dropped it and has written
 
 
@@ -240,6 +242,9 @@ class Driver:
 
     async def _capture(self, life: Life) -> Border:
         state, recorder = life.state, life.recorder
+        snapshot = await self._parts.buffer.snapshot()
+        if recorder is not None:
+            await self._drain(recorder)
         record = DriverRecord(
             seed=self._config.seed,
             num_tasks=len(self._tasks),
@@ -253,8 +258,18 @@ class Driver:
             num_seen=recorder.num_seen if recorder else 0,
             num_recorded=recorder.num_recorded if recorder else 0,
         )
-        # The reader's cursor is the older of the two: what is committed in between is read again, never skipped.
-        return Border(record=record, snapshot=await self._parts.buffer.snapshot())
+        return Border(record=record, snapshot=snapshot)
+
+    async def _drain(self, recorder: Recorder) -> None:
+        """Let the recorder come up to a snapshot: a new process has no journal of what was committed before it."""
+        deadline = asyncio.timeout(_STOP_RECORD_S if self._stop.is_set() else None)
+        try:
+            async with deadline:
+                await recorder.drain()
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            _log.warning("the recorder is behind, a resumed run leaves out what it has not recorded")
 
     async def _save(self, life: Life, border: Border, check: Callable[[], Awaitable[None]] | None = None) -> None:
         keep_last = self._config.train.keep_last
@@ -324,8 +339,6 @@ class Driver:
             border = life.border if self._lock_step and not state.data_ended else await self._capture(life)
             assert border is not None
             await self._save(life, border)
-            if life.recorder is not None and state.data_ended:
-                await life.recorder.drain()
         elif state.step_started_s is not None:
             await self._save_before_step(life)
         status = await self._parts.buffer.status()

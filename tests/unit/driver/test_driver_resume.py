@@ -257,6 +257,30 @@ async def test_recording_goes_on_where_it_stopped(make_world: MakeWorld) -> None
     assert sorted(task_indices(list(recorded))) == list(range(20))
 
 
+@pytest.mark.parametrize("staleness", [0, 1])
+async def test_a_slow_recorder_skips_nothing_across_a_resume(make_world: MakeWorld, staleness: int) -> None:
+    changes = {
+        "num_tasks": 20,
+        "delay_s": 0.001,
+        "buffer_config": {"max_staleness": staleness},
+        "train_config": {"record_every": 1, "max_recorded": 1000},
+    }
+    first = make_world(**changes)
+
+    async def slow_sink(group: Any) -> None:
+        await asyncio.sleep(0.02)
+        first.recorded.append(group)
+
+    first._sink = slow_sink
+    first.driver = first.make_driver()
+    await stop_after(first, 3)
+    second = make_world(**changes)
+    await second.driver.resume(first.folder)
+    await second.run()
+    recorded = {group.group_id for group in [*first.recorded, *second.recorded]}
+    assert sorted(task_indices(list(recorded))) == list(range(20))
+
+
 @pytest.mark.parametrize(("changes", "words"), [({"num_tasks": 13}, "num_tasks is 13"), ({"world_size": 2}, None)])
 async def test_a_resume_with_other_tasks_is_refused(make_world: MakeWorld, changes: Any, words: str | None) -> None:
     first = make_world()
