@@ -27,7 +27,9 @@ def play(family: str, index: int) -> tuple[str, list[str], list[np.ndarray], str
     config = load_config([HERE.parent / "configs" / "demo.yaml"])
     tasks = make_task_source("demo", "held_out", families=(family,), weights=(1.0,), num_tasks=index + 1, seed=0)
     record = tasks[index]
-    actions = plan_expert(record.task, record.reference, right_share=1.0, rng=np.random.default_rng(0))
+    actions = plan_expert(
+        record.task, record.reference, right_share=1.0, second_look_share=0.0, rng=np.random.default_rng(0)
+    )
     env = MedicalVQAEnv(tasks=tasks, config=config.env)
     observation, _ = env.reset(options={"task_index": index})
     views, info = list(observation["images"]), {}

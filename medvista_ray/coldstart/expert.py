@@ -1,8 +1,9 @@
 """A scripted expert with a wrong habit, for the demo families. It sees references: its output is training data only.
 
 Zoom: it looks at the right region in `right_share` of the episodes, else always at the centre. Window: the right preset
-in that share, else always the default one. So fine-tuning teaches the protocol and a bad habit, and reinforcement
-learning has something real to fix. Measure and structure it does right.
+in that share, else always the default one. A wrong look ends in a guess, but for `second_look_share` of them, after
+which it looks at the right place: that one may look again is part of the protocol. So fine-tuning teaches the protocol
+and a bad habit, and reinforcement learning has something real to fix. Measure and structure it does right.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TOO_SMALL, NOT_VISIBLE, VISIBLE = "Too small.", "Not visible.", "I see it."
 CLEAR, MEASURE, NO_TOOL = "Clear enough.", "Measure it.", "Cannot tell."
 THOUGHTS = (TOO_SMALL, NOT_VISIBLE, VISIBLE, CLEAR, MEASURE, NO_TOOL)
 _KIND = re.compile(r"on the (\w+)-dense insert")
+_Look = tuple[str, dict[str, object]]  # name and arguments of a call
 _POINTS = re.compile(r"from (\d+),(\d+) to (\d+),(\d+)\?")
 
 
@@ -48,26 +50,36 @@ def plan_answer_only(task: Task, reference: Reference) -> tuple[str, ...]:
     return (write_answer(thought, reference.answer),)
 
 
-def plan_expert(task: Task, reference: Reference, *, right_share: float, rng: np.random.Generator) -> tuple[str, ...]:
+def plan_expert(
+    task: Task, reference: Reference, *, right_share: float, second_look_share: float, rng: np.random.Generator
+) -> tuple[str, ...]:
     """Plan all actions of one episode; `DataError` for a family that the expert does not know."""
     if task.family == structure.FAMILY:
         return plan_answer_only(task, reference)
     if task.family == measure.FAMILY:
         return _plan_measure(task, reference)
+    right, habitual = _find_looks(task, reference)
     is_right = bool(rng.random() < right_share)
     guess = task.choices[int(rng.integers(len(task.choices)))].choice_id
+    sees_it = is_right or right == habitual
+    calls = [right if is_right else habitual]
+    if not sees_it and rng.random() < second_look_share:
+        calls.append(right)
+        sees_it = True
+    thoughts = (TOO_SMALL if task.family == zoom.FAMILY else NOT_VISIBLE, NOT_VISIBLE)
+    actions = [write_call(thought, *call) for thought, call in zip(thoughts, calls, strict=False)]
+    return (*actions, _conclude(reference, guess, sees_it=sees_it))
+
+
+def _find_looks(task: Task, reference: Reference) -> tuple[_Look, _Look]:
+    """Return the right look and the habitual one."""
     if task.family == zoom.FAMILY:
-        cell = _cell_of(task, reference)
-        looked_at = cell if is_right else 4
-        call = write_call(TOO_SMALL, "zoom", {"bbox": grid_box(looked_at)})
-        return call, _conclude(reference, guess, sees_it=looked_at == cell)
+        return ("zoom", {"bbox": grid_box(_cell_of(task, reference))}), ("zoom", {"bbox": grid_box(4)})
     if task.family == window.FAMILY:
         found = _KIND.search(task.question)
         if found is None:
             raise DataError(f"the expert cannot read the kind of insert in {task.question!r}")
-        preset = found.group(1) if is_right else DEFAULT_PRESET
-        call = write_call(NOT_VISIBLE, "window_level", {"preset": preset})
-        return call, _conclude(reference, guess, sees_it=is_right)
+        return ("window_level", {"preset": found.group(1)}), ("window_level", {"preset": DEFAULT_PRESET})
     raise DataError(f"coldstart.source: the scripted expert knows no family {task.family!r}; use recorded trajectories")
 
 

@@ -76,9 +76,11 @@ class _ShownImages:
         return [self.images[digest] for digest in digests]
 
 
-def make_expert_planner(right_share: float) -> Planner:
+def make_expert_planner(*, right_share: float, second_look_share: float) -> Planner:
     """Plan with the scripted expert."""
-    return lambda record, rng: plan_expert(record.task, record.reference, right_share=right_share, rng=rng)
+    return lambda record, rng: plan_expert(
+        record.task, record.reference, right_share=right_share, second_look_share=second_look_share, rng=rng
+    )
 
 
 def make_answer_planner() -> Planner:

@@ -191,10 +191,12 @@ class ColdStartConfig:
     source: str = "expert"  # expert | a trajectories folder written by `medvista`
     num_trajectories: int = 4096
     right_share: float = 0.35  # how often the scripted expert looks at the right place
+    second_look_share: float = 0.0  # how often it looks again, there, after a look that showed nothing
 
     def __post_init__(self) -> None:
         _check_all(self, "coldstart", _AT_LEAST_ONE, "num_trajectories")
-        _check(0 <= self.right_share <= 1, "coldstart.right_share", self.right_share, "in [0, 1]")
+        for key in ("right_share", "second_look_share"):
+            _check(0 <= getattr(self, key) <= 1, f"coldstart.{key}", getattr(self, key), "in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

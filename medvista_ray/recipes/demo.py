@@ -42,7 +42,6 @@ ROWS: dict[str, tuple[str, bool]] = {
     "rl_no_tools": ("rl_no_tools", False),
     "rl_tools": ("rl_tools", True),
 }
-_BASE_SFT_SHARE = 2  # answer-only fine-tuning needs half of the updates: it only teaches the format of an answer
 _SFT_KEYS = ("policy", "data", "env", "sft", "coldstart", "seed")
 _RL_KEYS = ("mode", "policy", "data", "env", "rollout", "buffer", "inference", "learner", "train", "seed")
 _EVALUATION_KEYS = ("data", "env", "evaluation", "seed")
@@ -161,14 +160,6 @@ class Demo:
 
     def _sft(self, model: str, *, offer_tools: bool) -> dict[str, Any]:
         config = self._with(None, offer_tools=offer_tools)
-        if not offer_tools:
-            steps = max(1, config.sft.steps // _BASE_SFT_SHARE)
-            count = max(1, config.coldstart.num_trajectories // 2)
-            config = replace(
-                config,
-                sft=replace(config.sft, steps=steps),
-                coldstart=replace(config.coldstart, num_trajectories=count),
-            )
         run_sft(config, run=self._run, label=model, reporter=self._reporter)
         return {}
 

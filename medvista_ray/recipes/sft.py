@@ -57,7 +57,10 @@ def _play_piece(config: RunConfig, indices: range) -> ColdStartData:
     data = replace(config.data, num_tasks=config.coldstart.num_trajectories)
     tasks = make_training_tasks(replace(config, data=data, seed=config.seed + 1))
     factory = make_env_factory(config.env, cache_bytes=config.rollout.blob_cache_mb * MIB)
-    planner = make_expert_planner(config.coldstart.right_share) if config.env.offer_tools else make_answer_planner()
+    expert = make_expert_planner(
+        right_share=config.coldstart.right_share, second_look_share=config.coldstart.second_look_share
+    )
+    planner = expert if config.env.offer_tools else make_answer_planner()
     try:
         return asyncio.run(
             generate_cold_start(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from medvista_ray.images.windowing import DEFAULT_PRESET
 
 NUM_EPISODES = 400
 CENTRE = grid_box(4)
+plan_once = partial(plan_expert, second_look_share=0.0)
 
 
 def make_tasks(family, num_tasks=20):
@@ -39,7 +41,7 @@ def play(family, *, right_share, num_episodes=NUM_EPISODES):
         rng = np.random.default_rng((1, index))
         plan = [
             parse_action(action)
-            for action in plan_expert(record.task, record.reference, right_share=right_share, rng=rng)
+            for action in plan_once(record.task, record.reference, right_share=right_share, rng=rng)
         ]
         assert isinstance(plan[-1], Answer)
         assert all(isinstance(action, Call) for action in plan[:-1])
@@ -117,16 +119,14 @@ def test_without_tools_there_is_the_bare_answer(family):
 
 def test_calls_are_json_without_blanks():
     record = make_tasks("zoom")[0]
-    action = plan_expert(record.task, record.reference, right_share=1.0, rng=np.random.default_rng(0))[0]
+    action = plan_once(record.task, record.reference, right_share=1.0, rng=np.random.default_rng(0))[0]
     text = action.split("<tool_call>")[1].removesuffix("</tool_call>")
     assert text == json.dumps(json.loads(text), separators=(",", ":"))
 
 
 def test_the_same_generator_plans_the_same():
     record = make_tasks("window")[0]
-    plans = [
-        plan_expert(record.task, record.reference, right_share=0.5, rng=np.random.default_rng(7)) for _ in range(2)
-    ]
+    plans = [plan_once(record.task, record.reference, right_share=0.5, rng=np.random.default_rng(7)) for _ in range(2)]
     assert plans[0] == plans[1]
 
 
@@ -135,4 +135,26 @@ def test_what_the_expert_does_not_know_is_one_line():
         record = make_tasks("window")[0]
         task = dataclasses.replace(record.task, family=family, question="What is this?")
         with pytest.raises(DataError, match=what):
-            plan_expert(task, record.reference, right_share=1.0, rng=np.random.default_rng(0))
+            plan_once(task, record.reference, right_share=1.0, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("family", ["zoom", "window"])
+def test_some_wrong_looks_are_followed_by_the_right_one(family):
+    num_wrong = num_again = 0
+    for index in range(NUM_EPISODES):
+        record = make_tasks(family)[index % 20]
+        plan = plan_expert(
+            record.task, record.reference, right_share=0.3, second_look_share=0.25, rng=np.random.default_rng(index)
+        )
+        *calls, answer = [parse_action(action) for action in plan]
+        if answer.thought == VISIBLE and len(calls) == 1:
+            continue
+        num_wrong += 1
+        if len(calls) == 2:
+            num_again += 1
+            assert answer.text == record.reference.answer
+            assert calls[0].call != calls[1].call
+            assert calls[1].thought == answer.thought.replace(VISIBLE, NOT_VISIBLE)
+        else:
+            assert answer.thought == NOT_VISIBLE
+    assert num_again / num_wrong == pytest.approx(0.25, abs=0.08)

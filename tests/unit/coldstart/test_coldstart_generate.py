@@ -31,6 +31,8 @@ from medvista_ray.types.wire import encode_trajectory
 CONFIG = EnvConfig(view_size_px=84, max_turns=3, tool_prompt="names", list_choices=False)
 FAMILIES = ("zoom", "window", "structure", "measure")
 
+EXPERT = make_expert_planner(right_share=0.35, second_look_share=0.1)
+
 
 @pytest.fixture(scope="module")
 def renderer(tmp_path_factory):
@@ -61,7 +63,7 @@ async def generate(renderer, planner, *, tasks=None, indices=range(24), config=C
 
 
 async def test_expert_trajectories_are_valid_rollouts(renderer):
-    data = await generate(renderer, make_expert_planner(0.35))
+    data = await generate(renderer, EXPERT)
     assert (len(data.trajectories), data.num_dropped) == (24, 0)
     shown = set()
     for trajectory in data.trajectories:
@@ -80,7 +82,7 @@ async def test_expert_trajectories_are_valid_rollouts(renderer):
 
 
 async def test_the_same_seed_plays_the_same_bytes(renderer):
-    runs = [await generate(renderer, make_expert_planner(0.35), indices=range(12), seed=seed) for seed in (0, 0, 1)]
+    runs = [await generate(renderer, EXPERT, indices=range(12), seed=seed) for seed in (0, 0, 1)]
     encoded = [[encode_trajectory(trajectory) for trajectory in run.trajectories] for run in runs]
     assert encoded[0] == encoded[1]
     assert encoded[0] != encoded[2]
@@ -130,9 +132,8 @@ async def test_what_is_not_well_formed_is_dropped(renderer, name):
 
 async def test_parts_joined_are_the_whole(renderer):
     """Worker processes play ranges of the same episodes."""
-    planner = make_expert_planner(0.35)
-    whole = await generate(renderer, planner, indices=range(10))
-    joined = join_cold_start([await generate(renderer, planner, indices=part) for part in (range(4), range(4, 10))])
+    whole = await generate(renderer, EXPERT, indices=range(10))
+    joined = join_cold_start([await generate(renderer, EXPERT, indices=part) for part in (range(4), range(4, 10))])
     assert [encode_trajectory(each) for each in joined.trajectories] == [
         encode_trajectory(each) for each in whole.trajectories
     ]
