@@ -62,6 +62,20 @@ def _no_progress(progress: Progress) -> None:
     """Show nothing."""
 
 
+# Counters of what died, came too late or went back: in every line of metrics.jsonl, and in summary.json if not zero.
+RECOVERIES = (
+    "env/recovered/shards",
+    "engine/recovered/engines",
+    "engine/quarantined/engines",
+    "engine/refused/publishes",
+    "driver/died/attempts",
+    "driver/deadline/groups",
+    "driver/resumes/count",
+    "buffer/expired/groups",
+    "learner/lease_expired/steps",
+)
+
+
 class Telemetry:
     """Counters of one run; they survive a resume through `state` and `restore`."""
 
@@ -129,6 +143,7 @@ class Telemetry:
             "buffer/batch/groups": float(len(report.group_ids)),
         }
         metrics |= {f"buffer/{name}/groups": float(count) for name, count in status.counts.items()}
+        metrics |= {key: self._counters.get(key, 0.0) for key in RECOVERIES}
         if report.max_abs_logprob_diff is not None:
             metrics["learner/logprob_diff/max"] = report.max_abs_logprob_diff
             self.keep_max("learner/logprob_diff/max", report.max_abs_logprob_diff)
@@ -183,6 +198,7 @@ class Telemetry:
             "staleness": {"mean": self._staleness_mean(), "max": int(self._counters.get("buffer/staleness/max", 0))},
             "rollout_tokens_per_s": self._tokens_per_s(),
             "max_abs_logprob_diff": self._counters.get("learner/logprob_diff/max"),  # None: never measured
+            "recoveries": {key: int(self._counters[key]) for key in RECOVERIES if self._counters.get(key)},
         }
 
     def state(self) -> dict[str, float]:

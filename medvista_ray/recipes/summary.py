@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ def make_summary(
         ],
         peak_pss_bytes=max((value for value in peaks if value is not None), default=None),
         versions=collect_versions(),
+        recoveries=dict(sum((Counter(result["summary"].get("recoveries", {})) for result in trained), Counter())),
         settled_groups={name: _settled(results[name]["summary"]["groups"]) for name in _RL_STAGES if name in results},
     )
 

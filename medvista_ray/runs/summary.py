@@ -92,6 +92,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     actors: list[ActorInfo]
     peak_pss_bytes: Count | None  # summed over all processes; None where it cannot be measured
     versions: dict[str, str]
+    recoveries: dict[str, Count] = {}  # metric key -> what died, came too late or went back; empty: nothing did
     settled_groups: dict[str, Count] = {}  # RL run -> settled groups, to compare runs of equal length
     notes: tuple[str, ...] = (INTERVAL_NOTE,)
 
