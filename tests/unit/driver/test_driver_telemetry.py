@@ -103,3 +103,13 @@ def test_progress_says_where_a_run_is() -> None:
     assert (shown[0].num_settled, shown[0].num_tasks, shown[0].num_running, shown[0].num_ready) == (6, 9, 4, 5)
     assert shown[0].reward_mean == 0.75
     assert shown[0].waits == {"train": "group_incomplete"}
+
+
+def test_what_died_or_went_back_is_in_every_line_and_in_the_summary() -> None:
+    written: dict[int, Any] = {}
+    telemetry = Telemetry(write=written.__setitem__, clock=ManualClock())
+    telemetry.on_step(make_report(0, (0,)), make_status())
+    telemetry.count("env/recovered/shards", 2)
+    telemetry.on_step(make_report(1, (0,)), make_status())
+    assert [written[step]["env/recovered/shards"] for step in (1, 2)] == [0.0, 2.0]
+    assert telemetry.summary(make_status())["recoveries"] == {"env/recovered/shards": 2}
