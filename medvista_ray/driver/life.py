@@ -73,13 +73,6 @@ def make_life(
         recover=watchdog.recover_all,
         clock=clock,
     )
-    recorder = sink and Recorder(
-        buffer=parts.buffer,
-        state=state,
-        sink=sink,
-        record_every=config.train.record_every,
-        max_recorded=config.train.max_recorded,
-    )
     keeper = LeaseKeeper(
         buffer=parts.buffer,
         state=state,
@@ -94,5 +87,15 @@ def make_life(
         dispatcher=dispatcher,
         watchdog=watchdog,
         keeper=keeper,
-        recorder=recorder,
+        recorder=None if sink is None else _make_recorder(config, parts, state, sink),
+    )
+
+
+def _make_recorder(config: DriverConfig, parts: DriverParts, state: RunState, sink: Sink) -> Recorder:
+    return Recorder(
+        buffer=parts.buffer,
+        state=state,
+        sink=sink,
+        record_every=config.train.record_every,
+        max_recorded=config.train.max_recorded,
     )
