@@ -140,9 +140,11 @@ def test_what_the_expert_does_not_know_is_one_line():
 
 @pytest.mark.parametrize("family", ["zoom", "window"])
 def test_some_wrong_looks_are_followed_by_the_right_one(family):
+    tasks = make_tasks(family)
+    records = [tasks[index] for index in range(20)]
     num_wrong = num_again = 0
     for index in range(NUM_EPISODES):
-        record = make_tasks(family)[index % 20]
+        record = records[index % 20]
         plan = plan_expert(
             record.task, record.reference, right_share=0.3, second_look_share=0.25, rng=np.random.default_rng(index)
         )

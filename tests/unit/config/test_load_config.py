@@ -149,7 +149,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
         load_config([tmp_path / "image.yaml"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(
         lambda text: text.strip() and "${" not in text and text != "???"
