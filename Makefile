@@ -26,17 +26,18 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-# The unit tier runs by itself: it checks that it loads neither Ray nor torch. Its fuzz tests run again with more cases.
+# The unit tier runs by itself: it checks that it loads neither Ray nor torch. Then its fuzz tests, with their cases.
 PYTEST := $(BIN)/python -m pytest --durations=15
+UNIT := $(PYTEST) -n 2 --dist loadgroup tests/unit
 FUZZ := $(PYTEST) -n 2 tests/unit -m fuzz --timeout 3000
 
 test: lint
-	$(PYTEST) -n 2 tests/unit -m 'not long and not gpu'
+	$(UNIT) -m 'not long and not gpu and not fuzz'
 	MEDVISTA_FUZZ_CASES=2000 $(FUZZ)
 	$(PYTEST) tests --ignore=tests/unit -m 'not long and not gpu'
 
 test-long: lint
-	$(PYTEST) -n 2 tests/unit -m 'not gpu'
+	$(UNIT) -m 'not gpu and not fuzz'
 	MEDVISTA_FUZZ_CASES=100000 $(FUZZ)
 	$(PYTEST) tests --ignore=tests/unit -m 'not gpu'
 

@@ -24,6 +24,8 @@ from medvista_ray.data.sources import make_task_source
 from medvista_ray.errors import ConfigError, DataError
 from medvista_ray.images.codec import decode, digest_of
 
+pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
+
 ALLOWED_KEYS = {"source", "synthetic_insert"}
 
 

@@ -19,6 +19,8 @@ from medvista_ray.images.windowing import PRESETS
 from medvista_ray.tools.renderer import ViewRenderer
 from medvista_ray.tools.views import View, default_window
 
+pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
+
 SPLITS = ("train", "held_out")
 both_splits = pytest.mark.parametrize("split", SPLITS)
 

@@ -22,6 +22,8 @@ from medvista_ray.types.trajectories import StopReason, Trajectory, TrajectoryGr
 from medvista_ray.viewer.episodes import choose_episodes
 from medvista_ray.viewer.report import render_report, write_report
 
+pytestmark = pytest.mark.xdist_group("report")  # one process makes what its tests share
+
 HOSTILE = "<script>alert('x')</script><img src=http://evil.test/a.png onerror=alert(1)>{{ 7*7 }}&amp;\"'"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
