@@ -131,7 +131,7 @@ def demo(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the tiny model on real medical images and print the five-row table.
+    """Train the tiny model on real medical images and print the table: five rows, two with --quick.
 
     Example: medvista demo --quick learner.lr=1e-4
     """
@@ -209,7 +209,7 @@ def evaluate(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a policy folder on held-out items: k samples and one greedy answer each.
+    """Evaluate a policy folder on held-out items: k samples and one greedy answer each, in one process without Ray.
 
     Example: medvista eval configs/demo.yaml policy.path=runs/demo/models/rl_tools run_name=my-eval
     """

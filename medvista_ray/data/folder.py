@@ -7,6 +7,7 @@ One JSON object a line: `task_id`, `split` (train or held_out), `question`, `ima
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _Text = str | int | float
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of tasks.jsonl; other keys are the user's own and are not read."""
+    """One line of tasks.jsonl; other keys are the user's own and are not read, unless they look misspelt."""
 
     task_id: str | int
     split: Split
@@ -79,6 +80,9 @@ class FolderTaskSource:
             raise DataError(f"data.source: {path} has no task with split {split!r}{wanted}")
         if max_tasks:
             del self._rows[max_tasks:]
+        for number, row in self._rows:
+            for name in row.images:
+                self._locate(name, number)
 
     def __len__(self) -> int:
         """Count the tasks."""
@@ -111,8 +115,13 @@ class FolderTaskSource:
         where = self._where(number)
         try:
             row = msgspec.json.decode(line, type=_Row)
+            unknown = msgspec.json.decode(line).keys() - set(_Row.__struct_fields__)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: {error}") from error
+            hint = "; split is train or held_out" if "$.split" in str(error) else ""
+            raise DataError(f"{where}: {error}{hint}") from error
+        for key in sorted(unknown):
+            if near := difflib.get_close_matches(key, _Row.__struct_fields__, n=1, cutoff=0.75):
+                raise DataError(f"{where}: unknown key {key!r}: did you mean {near[0]}?")
         choices = [str(text) for text in row.choices]
         if choices and str(row.answer) not in choices:
             raise DataError(f"{where}: the answer {row.answer!r} is none of the choices {choices}")
@@ -133,15 +142,23 @@ class FolderTaskSource:
         if parse_number(str(row.answer)) is None:
             raise DataError(f"{where}: the answer {row.answer!r} is no number, but the line has a tolerance")
 
-    def _read_image(self, name: str, number: int, row: _Row) -> tuple[ImageRef, bytes]:
+    def _locate(self, name: str, number: int) -> Path:
         where = f"{self._where(number)}: image {name!r}"
         try:
             path = (self._folder / name).resolve()
-            if not path.is_relative_to(self._folder) or not path.is_file():
-                raise DataError(f"{where} is no file below the folder")
-            data, mime, pixels, header_spacing, modality = _read_file(path)
-        except (ImageError, OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            is_there = path.is_relative_to(self._folder) and path.is_file()
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
             raise DataError(f"{where}: {error}") from error
+        if not is_there:
+            raise DataError(f"{where} is no file below the folder")
+        return path
+
+    def _read_image(self, name: str, number: int, row: _Row) -> tuple[ImageRef, bytes]:
+        path = self._locate(name, number)
+        try:
+            data, mime, pixels, header_spacing, modality = _read_file(path)
+        except (ImageError, OSError, ValueError) as error:
+            raise DataError(f"{self._where(number)}: image {name!r}: {error}") from error
         height, width = pixels.shape[:2]
         spacing_mm = row.spacing_mm or header_spacing
         return make_ref(data, mime=mime, width=width, height=height, spacing_mm=spacing_mm, modality=modality), data

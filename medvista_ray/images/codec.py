@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 from numpy.lib import format as npy_format
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from medvista_ray.errors import ImageError
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, ImageRef
@@ -70,6 +70,8 @@ def decode(data: bytes, mime: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarra
             if image.mode.startswith(_DEEP_MODES):
                 raise ImageError(f"{mime} of more than 8 bits ({image.mode}) is not allowed; store the values as .npy")
             return np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:  # its text names a buffer of ours
+        raise ImageError(f"not a readable {mime} image") from error
     except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"not a readable {mime} image: {error}") from error
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from medvista_ray.assembly import MIB, load_run_renderer, make_episode_settings
 from medvista_ray.coldstart.generate import (
@@ -96,13 +100,19 @@ def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Repor
     goes_on = (state / "newest").is_dir()
     if goes_on:
         trainer.load_state(state / "newest")
-    with MetricsWriter(run, f"{label}-sft", fresh=not goes_on) as metrics, reporter.bar(f"{label}: SFT") as advance:
+    with (
+        MetricsWriter(run, f"{label}-sft", fresh=not goes_on) as metrics,
+        reporter.bar(f"{label}: SFT") as advance,
+        _interrupt_after_a_step() as is_interrupted,
+    ):
 
         def on_step(step: SFTStep) -> None:
             advance(step.step, step.steps, f"loss {step.loss:.3f}")
             metrics.write(step.step, {"sft/loss/nats": step.loss, "sft/lr/rate": step.lr})
-            if step.step % _STATE_EVERY == 0:
+            if step.step % _STATE_EVERY == 0 or is_interrupted():
                 _save_state(trainer.save_state, state)
+            if is_interrupted():
+                raise KeyboardInterrupt
 
         trainer.run(on_step=on_step)
     folder = run.model_path(label)
@@ -110,6 +120,26 @@ def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Repor
     trainer.export(folder)
     shutil.rmtree(state, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _interrupt_after_a_step() -> Iterator[Callable[[], bool]]:
+    """Note the first Ctrl-C instead of raising, so that the step under way can be saved; a second one raises."""
+    noted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield noted.is_set
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _save_state(save: Callable[[Path], None], folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medvista_ray.assembly import StartRuntime
 from medvista_ray.config.schema import RunConfig
+from medvista_ray.data.sources import DRAWN_SETS
 from medvista_ray.driver.checkpoint import list_checkpoints
 from medvista_ray.errors import ConfigError, StoppedError
 from medvista_ray.evaluation.statistics import rows_of_summary
@@ -36,6 +37,11 @@ def run_fine_tuning(config: RunConfig, folder: Path, *, fresh: bool = False) -> 
     Raises:
         ConfigError: there is a finished run in the folder and `fresh` was not asked for.
     """
+    if config.coldstart.source == "expert" and config.data.source not in DRAWN_SETS:
+        raise ConfigError(
+            f"coldstart.source: the scripted expert does not know data.source={config.data.source}; "
+            "give RUN_DIRECTORY:LABEL of recorded trajectories"
+        )
     found = RunDirectory(folder)
     if found.model_path(SFT_LABEL).is_dir() and not fresh:
         raise ConfigError(f"out: {folder} holds a finished run: give another run_name or --out, or --fresh")
@@ -82,6 +88,12 @@ def run_training(
         }
     }
     write_summary(run, make_summary(config, outcomes={}, results=results))
+    groups = result.summary["groups"]
+    if not groups["consumed"]:
+        reporter.say(
+            f"No group was trained, the weights are unchanged: {groups['filtered']} of {groups['submitted']} had equal "
+            f"rewards, {groups['failed']} failed"
+        )
     return result.model_path
 
 

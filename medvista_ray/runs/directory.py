@@ -62,8 +62,7 @@ class RunDirectory:
             raise ConfigError(f"out: {run.root} is not empty and holds no run: give an empty or a new folder")
         if run.config_path.exists() and not fresh and run.command != command:
             raise ConfigError(
-                f"out: {run.root} holds a run of `medvista {run.command}`: give another run_name or --out, "
-                "or delete that run with --fresh"
+                f"out: {run.root} holds a run of `medvista {run.command}`: give another run_name or --out"
             )
         if fresh:
             run._delete_contents()

@@ -59,6 +59,9 @@ def test_an_interrupted_demo_goes_on_and_changed_settings_run_again(medvista, tm
     assert "Traceback" not in log.read_text()
     assert not (out / "summary.json").exists()
 
+    state = out / "checkpoints" / "sft_tools-sft" / "newest"
+    assert state.is_dir()  # the step under way was saved, however few there were
+
     done = medvista(["demo", *SMALL, "--out", out])
     assert done.returncode == 0, done.stderr
     said = lines_of(done.stderr)

@@ -152,9 +152,8 @@ def test_an_image_that_is_none_is_one_line(folder, name, what):
     for kind in ("png", "npy", "txt", "tiff"):
         (folder / f"text.{kind}").write_text("text")
     write(folder, {**ROW, "images": [name]})
-    tasks = FolderTaskSource(folder, "train")
     with pytest.raises(DataError, match=what) as caught:
-        tasks[0]
+        _ = FolderTaskSource(folder, "train")[0]
     assert f"tasks.jsonl line 1: image {name!r}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -189,6 +188,8 @@ def test_families_and_a_number_of_tasks_choose_rows(folder):
         ({"answer": "12,5 mm", "tolerance": 0.05}, "is no number"),
         ({"answer": "yes", "choices": ["yes", "no"], "tolerance": 0.05}, "not both"),
         ({"answer": "3", "tolerance": -0.1}, "must be >= 0"),
+        ({"tolerence": 0.1}, "unknown key 'tolerence': did you mean tolerance"),
+        ({"split": "test"}, "split is train or held_out"),
     ],
 )
 def test_a_number_that_no_reply_can_match_is_refused(folder, changes, what):
