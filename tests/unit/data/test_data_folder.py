@@ -188,7 +188,7 @@ def test_families_and_a_number_of_tasks_choose_rows(folder):
         ({"answer": "12,5 mm", "tolerance": 0.05}, "is no number"),
         ({"answer": "yes", "choices": ["yes", "no"], "tolerance": 0.05}, "not both"),
         ({"answer": "3", "tolerance": -0.1}, "must be >= 0"),
-        ({"tolerence": 0.1}, "unknown key 'tolerence': did you mean tolerance"),
+        ({"tolrance": 0.1}, "unknown key 'tolrance': did you mean tolerance"),
         ({"split": "test"}, "split is train or held_out"),
     ],
 )
