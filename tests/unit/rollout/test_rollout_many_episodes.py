@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
+from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from rollout_parts import BAD_CALL, BONE, ZOOM, answer, make_factory, make_runner, make_tasks, make_work
 
@@ -31,6 +31,11 @@ TURN_TEXTS = (
     "<think>" + "word " * 60,
     '<think>x</think><tool_call>{"name":"zoom","arguments":{"bbox":[0,0,0,0]}}</tool_call>',
 )
+
+
+def read_rss_mib():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def write_anything(renderer):
@@ -84,7 +89,7 @@ async def test_ten_thousand_episodes(renderer):
         buffer.commit(group)
         version = consume(buffer, fence, version)
         if number % 250 == 249:
-            sizes.append(psutil.Process(os.getpid()).memory_info().rss / 2**20)
+            sizes.append(read_rss_mib())
     factory.close()
     assert stops == {StopReason.ANSWERED, StopReason.MALFORMED, StopReason.TURN_LIMIT, StopReason.ACTION_LENGTH}
     counts = buffer.status().counts
