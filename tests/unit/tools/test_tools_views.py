@@ -111,7 +111,7 @@ BOXES = st.builds(lambda across, down: [across[0], down[0], across[1], down[1]],
     inner=BOXES,
     operation=st.sampled_from([None, "flip_horizontal", "flip_vertical", "rotate_90", "rotate_180", "rotate_270"]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_nested_zooms_map_back_within_half_a_source_pixel(outer, inner, operation):
     shelf = make_shelf(view_size_px=33)
     index = 1

@@ -137,13 +137,13 @@ def make_group() -> TrajectoryGroup:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(trajectories())
 def test_trajectory_round_trip(trajectory: Trajectory) -> None:
     assert_same(trajectory, wire.decode_trajectory(wire.encode_trajectory(trajectory)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.builds(
         TrajectoryGroup,
@@ -160,7 +160,7 @@ def test_group_round_trip(group: TrajectoryGroup) -> None:
     assert wire.encode_group(wire.decode_group(data)) == data
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(trajectories(), max_size=3), floats)
 def test_shard_round_trip(members: list[Trajectory], advantage: float) -> None:
     samples = tuple(make_training_sample(member, advantage) for member in members)
