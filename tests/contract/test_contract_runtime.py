@@ -261,7 +261,7 @@ async def test_a_batch_that_goes_back_trains_nothing(world: World) -> None:
     with pytest.raises(LeaseExpiredError) as caught:
         await step
     assert type(caught.value) is LeaseExpiredError
-    assert sorted(returned) == sorted(group.group_id for group in groups)  # groups that run side by side end in any order
+    assert sorted(returned) == sorted(group.group_id for group in groups)  # groups side by side end in any order
     assert await world.logprobs(groups) == before
 
 
