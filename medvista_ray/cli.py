@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which typer brings under a name of its own
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, any field of the config", metavar="KEY=VALUE")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/")]
 Local = Annotated[bool, typer.Option("--local", help="One process, no Ray")]
@@ -64,10 +65,8 @@ def _run(arguments: Sequence[str]) -> int:
         return _fail(f"{type(error).__name__}: {error}", 1)
     except typer.Abort:
         return _fail("interrupted", _INTERRUPTED)
-    except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
-            return _fail(error.format_message(), 2)
-        raise
+    except _USAGE_ERROR as error:
+        return _fail(error.format_message(), 2)
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:

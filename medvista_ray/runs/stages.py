@@ -76,11 +76,13 @@ class StageMarkers:
         running = RunningStage(goes_on=before_s is not None, before_s=before_s or 0.0, started_s=time.monotonic())
         if before_s is None:
             self._note(stage, fingerprint, elapsed_s=0.0)
+        is_done = False
         try:
             yield running
-        except BaseException:
-            self._note(stage, fingerprint, elapsed_s=running.elapsed_s())
-            raise
+            is_done = True
+        finally:
+            if not is_done:
+                self._note(stage, fingerprint, elapsed_s=running.elapsed_s())
 
     def _elapsed_s(self, stage: str, fingerprint: str) -> float | None:
         begun = self._begun_path(stage)

@@ -38,6 +38,8 @@ NO_SHRINK = settings(SHORT, max_examples=3000, phases=[Phase.generate], report_m
 
 def machine_of(mode, make_world):
     class Machine(RuleBasedStateMachine):
+        num_finished = 0  # worlds that were brought to their end; every step of one checks the promises
+
         @initialize(seed=PICKS)
         def begin(self, seed):
             self.world = make_world(mode, seed)
@@ -57,19 +59,24 @@ def machine_of(mode, make_world):
         def teardown(self):
             if not self.world.broken:
                 self.world.finish(random.Random(0))
+                Machine.num_finished += 1
 
     return Machine
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_promises_hold_under_any_schedule(mode, make_world):
-    run_state_machine_as_test(machine_of(mode, make_world), settings=SHORT)
+    machine = machine_of(mode, make_world)
+    run_state_machine_as_test(machine, settings=SHORT)
+    assert machine.num_finished >= SHORT.max_examples
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_promises_hold_under_many_schedules(mode, make_world):
-    run_state_machine_as_test(machine_of(mode, make_world), settings=LONG)
+    machine = machine_of(mode, make_world)
+    run_state_machine_as_test(machine, settings=LONG)
+    assert machine.num_finished >= LONG.max_examples
 
 
 # --- a machine that finds nothing proves nothing: each rule switched off must break a promise
