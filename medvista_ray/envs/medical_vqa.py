@@ -132,7 +132,7 @@ class MedicalVQAEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
             attempt=int(given.get("attempt", 0)),
             started_s=self._clock(),
         )
-        views = [episode.shelf.first_view(index).ref for index in range(len(task.images))]
+        views = [episode.shelf.first_view(index).ref for index in range(self._episode.shelf.num_sources)]
         question = make_question_message(task, views, list_choices=self.config.list_choices)
         offered = self._tools.descriptions if self.config.offer_tools else ()
         system = make_system_message(offered, style=self.config.tool_prompt)

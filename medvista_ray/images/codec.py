@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import struct
 import zlib
@@ -22,6 +23,7 @@ from medvista_ray.types.messages import NPY_MIME, PNG_MIME, ImageRef
 MAX_PIXELS = 64 * 1024 * 1024  # checked before pixels are decoded
 _PILLOW_FORMATS = {PNG_MIME: "PNG", "image/jpeg": "JPEG"}
 _VALUE_DTYPES = ("<i2", "<f4")
+_AXES = {2: "[H, W]", 3: "[X, Y, Z]"}
 _DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits; converting them to RGB would clip, not scale
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 # NumPy evaluates a header as Python; only the one form that it writes is read here.
@@ -47,7 +49,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def encode_npy(values: np.ndarray) -> bytes:
-    """Encode stored values [H, W]: whole numbers as int16, or `ImageError` where they do not fit; else float32."""
+    """Encode stored values: whole numbers as int16, or `ImageError` where they do not fit; else float32."""
     is_whole = values.dtype.kind in "iu"
     if is_whole and values.size and (values.min() < -32768 or values.max() > 32767):
         raise ImageError(f"stored values from {values.min()} to {values.max()} do not fit int16; give float32")
@@ -77,6 +79,14 @@ def decode(data: bytes, mime: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarra
 
 
 def _decode_npy(data: bytes, max_pixels: int) -> np.ndarray:
+    values = decode_npy_array(data, num_axes=2, max_values=max_pixels)
+    if not np.isfinite(values).all():
+        raise ImageError("a stored value is not a finite number")
+    return values
+
+
+def decode_npy_array(data: bytes, *, num_axes: int, max_values: int) -> np.ndarray:
+    """Return the int16 or float32 values of an npy array without copying them; its size is checked first."""
     if data[: len(_NPY_MAGIC)] != _NPY_MAGIC:
         raise ImageError("not an npy array of version 1.0")
     start = len(_NPY_MAGIC) + 2
@@ -85,17 +95,15 @@ def _decode_npy(data: bytes, max_pixels: int) -> np.ndarray:
     if header is None:
         raise ImageError("not a readable npy array: its header is not one that NumPy writes for plain numbers")
     dtype, shape = header[1].decode("latin-1"), tuple(int(side) for side in header[3].replace(b",", b" ").split())
-    if len(shape) != 2 or header[2] == b"True" or dtype not in _VALUE_DTYPES:
-        raise ImageError(f"stored values are int16 or float32 [H, W] in C order, got {dtype} {shape}")
-    if shape[0] * shape[1] > max_pixels or shape[0] * shape[1] < 1:
-        raise ImageError(f"{shape[1]} x {shape[0]} pixels are not between 1 and the cap of {max_pixels}")
-    num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    if len(shape) != num_axes or header[2] == b"True" or dtype not in _VALUE_DTYPES:
+        raise ImageError(f"stored values are int16 or float32 {_AXES[num_axes]} in C order, got {dtype} {shape}")
+    num_values = math.prod(shape)
+    if not 1 <= num_values <= max_values:
+        raise ImageError(f"{' x '.join(map(str, shape[::-1]))} pixels are not between 1 and the cap of {max_values}")
+    num_bytes = num_values * np.dtype(dtype).itemsize
     if len(data) - end != num_bytes:
         raise ImageError(f"npy payload has {len(data) - end} bytes, its header says {num_bytes}")
-    values = np.frombuffer(data, dtype, offset=end).reshape(shape)
-    if not np.isfinite(values).all():
-        raise ImageError("a stored value is not a finite number")
-    return values
+    return np.frombuffer(data, dtype, offset=end).reshape(shape)
 
 
 def make_ref(

@@ -31,6 +31,12 @@ class Transform:
         x1, y1 = self.point(box[2], box[3])
         return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
+    def inverse_box(self, box: Sequence[float]) -> Box:
+        """Map a source box into the derived image; corners are sorted again."""
+        x0, y0 = self.inverse_point(box[0], box[1])
+        x1, y1 = self.inverse_point(box[2], box[3])
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
     def after(self, inner: Transform) -> Transform:
         """Return the map that applies `inner` first and this one then."""
         a, b, c, d, e, f = self.coefficients
@@ -51,6 +57,30 @@ class Transform:
         a, b, c, d, e, f = self.coefficients
         determinant = a * e - b * d
         return (e * (x - c) - b * (y - f)) / determinant, (a * (y - f) - d * (x - c)) / determinant
+
+
+def mask_to_source(mask: np.ndarray, to_source: Transform, *, width: int, height: int) -> np.ndarray:
+    """Map a mask of a derived image, bool [H, W], to its source: bool [height, width], nearest pixel, else False."""
+    a, b, c, d, e, f = to_source.coefficients
+    determinant = a * e - b * d
+    inverse = (e, -b, b * f - c * e, -d, a, c * d - a * f)
+    return _sample_mask(mask, tuple(value / determinant for value in inverse), width=width, height=height)
+
+
+def mask_from_source(mask: np.ndarray, to_source: Transform, *, width: int, height: int) -> np.ndarray:
+    """Map a mask of a source, bool [H, W], into a derived image of that size, nearest pixel, False outside."""
+    return _sample_mask(mask, to_source.coefficients, width=width, height=height)
+
+
+def _sample_mask(mask: np.ndarray, coefficients: Sequence[float], *, width: int, height: int) -> np.ndarray:
+    """Look up, for the centre of every pixel [height, width], the pixel of `mask` that an affine map gives."""
+    a, b, c, d, e, f = coefficients
+    x, y = np.arange(width)[None, :] + 0.5, np.arange(height)[:, None] + 0.5
+    columns = np.floor(a * x + b * y + c).astype(np.int64)
+    rows = np.floor(d * x + e * y + f).astype(np.int64)
+    is_inside = (columns >= 0) & (columns < mask.shape[1]) & (rows >= 0) & (rows < mask.shape[0])
+    sampled: np.ndarray = is_inside & mask[rows.clip(0, mask.shape[0] - 1), columns.clip(0, mask.shape[1] - 1)]
+    return sampled
 
 
 def box_from_thousandths(box: Sequence[float], width: int, height: int) -> Box:

@@ -67,7 +67,7 @@ async def run_group(
             ended()
 
     try:
-        missing = cache.missing(image.digest for image in work.task.images)
+        missing = cache.missing(work.task.digests)
         for data in await blobs.get_many(missing):
             cache.put(data)
         async with asyncio.TaskGroup() as members:

@@ -15,8 +15,8 @@ A tool sees arguments and indexed images, both made from `Task` alone; it never 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
@@ -24,12 +24,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from medvista_ray.errors import ToolArgumentError
+from medvista_ray.errors import ToolArgumentError, ToolError
 from medvista_ray.images.codec import decode
 from medvista_ray.images.geometry import Transform
+from medvista_ray.images.volumes import decode_volume
 from medvista_ray.images.windowing import apply_window, to_rgb
 from medvista_ray.tools.views import View, Window
-from medvista_ray.types.messages import ImageRef
+from medvista_ray.types.messages import PNG_MIME, HeaderValue, ImageRef, Plane, VolumeRef
 
 IMAGE_INDEX: Mapping[str, Any] = MappingProxyType(
     {"type": "integer", "minimum": 0, "description": "Which image, counted from 0 in order of appearance; default 0."}
@@ -41,6 +42,7 @@ class ToolCost(StrEnum):
 
     INLINE = "inline"  # in the env's own process: short array code of this package only, it cannot be killed
     POOLED = "pooled"  # in a warm worker process that is killed at the deadline
+    SERVICE = "service"  # in a resident process that loads its weights once and runs calls in batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,16 @@ class CallKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlicePlace:
+    """Which slice of which volume an image is."""
+
+    volume: VolumeRef
+    plane: Plane
+    index: int
+    num_projected: int = 1  # slices that a maximum-intensity projection joins; 1 = a plain slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
     """What is known of one indexed image, without its bytes."""
 
@@ -61,6 +73,9 @@ class ImageRecord:
     source: ImageRef  # the source it comes from
     view: View | None  # how to draw it from the source; None for a picture that a tool painted
     to_source: Transform  # pixels of `ref` -> pixels of `source`
+    place: SlicePlace | None = None  # of the source, when it is a slice of a volume
+    mask_digest: str | None = None  # of the object that a tool marked in this image: PNG of the size of `ref`
+    header: Mapping[str, HeaderValue] = field(default_factory=dict)  # allow-listed DICOM fields of the source
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:
@@ -96,6 +111,18 @@ class IndexedImage:
         """Return the stored values of the source: [H, W] of more than 8 bits, or uint8 [H, W, 3]."""
         return decode(self._load(self.record.source.digest), self.record.source.mime)
 
+    def mask(self) -> np.ndarray:
+        """Return the object that a tool marked here, bool [H, W]; `ToolArgumentError` when there is none."""
+        if self.record.mask_digest is None:
+            raise ToolArgumentError(f"image {self.index} shows no mask: call segment first, and name its image")
+        return decode(self._load(self.record.mask_digest), PNG_MIME)[..., 0] > 0
+
+    def volume(self) -> np.ndarray:
+        """Return the volume that this image is a slice of, [X, Y, Z]; `ToolArgumentError` when it is none."""
+        if self.record.place is None:
+            raise ToolArgumentError(f"image {self.index} is no slice of a volume")
+        return decode_volume(self._load(self.record.place.volume.digest))
+
 
 class ToolContext:
     """What a call may look at besides its arguments."""
@@ -124,6 +151,16 @@ class Picture:
     pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]
     parent: int  # index of the image it was made from
     to_parent: Transform | None = None  # its pixels -> those of the parent; None = same frame, scaled to fit
+    mask: np.ndarray | None = None  # bool [H, W] of the pixels: the object that is marked; later calls can measure it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slice:
+    """A slice of a volume: a new source image with values of its own, which later calls can window and magnify."""
+
+    values: np.ndarray  # int16 or float32 [H, W]
+    spacing_mm: tuple[float, float]  # (row, column)
+    place: SlicePlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,7 +168,15 @@ class ToolOutput:
     """What a tool gives back. Short texts: each word is paid for by the policy's context."""
 
     text: str = ""
-    images: tuple[View | Picture, ...] = ()
+    images: tuple[View | Picture | Slice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServiceCall:
+    """One call of a batch."""
+
+    arguments: Mapping[str, Any]
+    context: ToolContext
 
 
 class Tool(ABC):
@@ -149,3 +194,22 @@ class Tool(ABC):
     @abstractmethod
     def run(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         """Do the work; raise `ToolArgumentError` for arguments that make no sense."""
+
+
+class ServiceTool(Tool):
+    """A tool around a model: one resident process holds its weights, and calls that wait together run together."""
+
+    cost: ClassVar[ToolCost] = ToolCost.SERVICE
+    max_batch: ClassVar[int] = 8  # calls that one `run_batch` gets
+    batch_wait_s: ClassVar[float] = 0.005  # for more calls to arrive, once one is there
+
+    @abstractmethod
+    def run_batch(self, calls: Sequence[ServiceCall]) -> list[ToolOutput | ToolError]:
+        """Do the work of several calls; the result of each, in order, or the error that is its end."""
+
+    def run(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+        """Run one call."""
+        result = self.run_batch([ServiceCall(arguments=arguments, context=context)])[0]
+        if isinstance(result, ToolError):
+            raise result
+        return result

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from medvista_ray.images.geometry import Transform
-from medvista_ray.tools.base import CallKey, ImageRecord
+from medvista_ray.tools.base import CallKey, ImageRecord, Picture, Slice, SlicePlace, ToolOutput
+from medvista_ray.tools.execution import Execution, failed
 from medvista_ray.tools.views import View
 from medvista_ray.types.tool_calls import ToolFailure
 
@@ -61,6 +62,7 @@ class PictureFrame(msgspec.Struct, tag=True, frozen=True):
     pixels: bytes
     parent: int
     to_parent: Transform | None
+    mask: bytes | None  # bool [H, W] of `shape`, one byte a pixel
 
 
 class ViewFrame(msgspec.Struct, tag=True, frozen=True):
@@ -69,13 +71,68 @@ class ViewFrame(msgspec.Struct, tag=True, frozen=True):
     view: View
 
 
+class SliceFrame(msgspec.Struct, tag=True, frozen=True):
+    """A `Slice`: dtype, shape and raw bytes instead of an array."""
+
+    dtype: str
+    shape: tuple[int, int]
+    values: bytes
+    spacing_mm: tuple[float, float]
+    place: SlicePlace
+
+
 class Done(msgspec.Struct, tag=True, frozen=True):
     """The end of a call."""
 
     text: str
-    images: tuple[ViewFrame | PictureFrame, ...]
+    images: tuple[ViewFrame | PictureFrame | SliceFrame, ...]
     failure: ToolFailure | None
     error: str
+
+
+def make_done(execution: Execution) -> Done:
+    """Turn an execution into its frame; an output that no frame can carry is a failure of the tool."""
+    images = []
+    for image in execution.output.images:
+        frame = _frame_of(image)
+        if frame is None:
+            return make_done(failed(ToolFailure.FAILED, "an image is no View, no Slice and no Picture of uint8 pixels"))
+        images.append(frame)
+    return Done(execution.output.text, tuple(images), execution.failure, execution.error)
+
+
+def read_done(done: Done) -> Execution:
+    """Turn a frame back into an execution."""
+    if done.failure is not None:
+        return Execution(failure=done.failure, error=done.error)
+    return Execution(output=ToolOutput(text=done.text, images=tuple(_image_of(frame) for frame in done.images)))
+
+
+def _frame_of(image: object) -> ViewFrame | PictureFrame | SliceFrame | None:
+    if isinstance(image, View):
+        return ViewFrame(image)
+    if isinstance(image, Slice) and isinstance(image.values, np.ndarray) and image.values.ndim == 2:
+        values = np.ascontiguousarray(image.values)
+        return SliceFrame(values.dtype.str, values.shape, values.tobytes(), image.spacing_mm, image.place)
+    if not (isinstance(image, Picture) and isinstance(image.pixels, np.ndarray) and image.pixels.dtype == np.uint8):
+        return None
+    pixels, mask = np.ascontiguousarray(image.pixels), image.mask
+    if mask is not None and not (mask.dtype == np.bool_ and mask.shape == pixels.shape[:2]):
+        return None
+    return PictureFrame(
+        pixels.shape, pixels.tobytes(), int(image.parent), image.to_parent, None if mask is None else mask.tobytes()
+    )
+
+
+def _image_of(frame: ViewFrame | PictureFrame | SliceFrame) -> View | Picture | Slice:
+    if isinstance(frame, ViewFrame):
+        return frame.view
+    if isinstance(frame, SliceFrame):
+        values = np.frombuffer(frame.values, frame.dtype).reshape(frame.shape)
+        return Slice(values=values, spacing_mm=frame.spacing_mm, place=frame.place)
+    pixels = np.frombuffer(frame.pixels, np.uint8).reshape(frame.shape)
+    mask = None if frame.mask is None else np.frombuffer(frame.mask, np.bool_).reshape(frame.shape[:2])
+    return Picture(pixels=pixels, parent=frame.parent, to_parent=frame.to_parent, mask=mask)
 
 
 FromPool = Setup | Call | Blob

@@ -26,11 +26,10 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from medvista_ray.tools.base import CallKey, ImageRecord, Picture, ToolOutput
+from medvista_ray.tools.base import CallKey, ImageRecord
 from medvista_ray.tools.execution import Execution, failed
-from medvista_ray.tools.frames import Blob, Call, Channel, ChannelClosedError, Done, Need, Ready, Setup, ViewFrame
+from medvista_ray.tools.frames import Blob, Call, Channel, ChannelClosedError, Done, Need, Ready, Setup, read_done
 from medvista_ray.types.tool_calls import ToolFailure
 
 START_TIMEOUT_S = 60.0
@@ -215,20 +214,4 @@ def _try_call(
     except (OSError, msgspec.DecodeError):
         _log.warning("worker %d died under tool %s", worker.pid, call.tool)
         return failed(ToolFailure.FAILED, "the worker of the tool died"), False
-    return _read_done(done), True
-
-
-def _read_done(done: Done) -> Execution:
-    if done.failure is not None:
-        return Execution(failure=done.failure, error=done.error)
-    images = tuple(
-        image.view
-        if isinstance(image, ViewFrame)
-        else Picture(
-            pixels=np.frombuffer(image.pixels, np.uint8).reshape(image.shape),
-            parent=image.parent,
-            to_parent=image.to_parent,
-        )
-        for image in done.images
-    )
-    return Execution(output=ToolOutput(text=done.text, images=images))
+    return read_done(done), True

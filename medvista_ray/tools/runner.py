@@ -6,13 +6,13 @@ and threads. Knows no messages and no rewards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from medvista_ray.errors import ConfigError, ImageError, ToolError
-from medvista_ray.tools.base import CallKey, Tool
+from medvista_ray.tools.base import CallKey, ImageRecord, Tool
 from medvista_ray.tools.execution import MAX_ERROR_CHARS, Execution, clean_text, execute
 from medvista_ray.tools.pool import ToolPool
 from medvista_ray.tools.registry import load_tools, resolve_target, runs_inline
@@ -31,19 +31,52 @@ class ToolDescription:
     parameters: Mapping[str, Any]
 
 
+class ToolExecutor(Protocol):
+    """Where calls run that the env's own process does not: the worker pool, or the service of one tool."""
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        records: tuple[ImageRecord, ...],
+        load: Callable[[str], bytes],
+        key: CallKey,
+        timeout_s: float,
+    ) -> Execution:
+        """Run a call without holding the event loop; every way it can end is in the result."""
+
+    def call_sync(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        records: tuple[ImageRecord, ...],
+        load: Callable[[str], bytes],
+        key: CallKey,
+        timeout_s: float,
+    ) -> Execution:
+        """Run a call; every way it can end is in the result."""
+
+    def close(self) -> None:
+        """Stop its processes; may be called again."""
+
+
 class ToolRunner:
     """The tools of a run."""
 
-    def __init__(self, tools: Mapping[str, Tool], *, timeout_s: float, pool: ToolPool | None) -> None:
+    def __init__(
+        self, tools: Mapping[str, Tool], *, timeout_s: float, executors: Mapping[str, ToolExecutor] | None = None
+    ) -> None:
+        """Know the tools by the names that calls use, and for those that do not run inline, where they run."""
         from jsonschema import Draft202012Validator
 
-        pooled = [name for name, tool in tools.items() if not runs_inline(tool)]
-        if pooled and pool is None:
-            raise ConfigError(f"env.tools: {pooled[0]!r} needs a worker pool")
+        self._executors = MappingProxyType(dict(executors or {}))
+        homeless = [name for name, tool in tools.items() if not runs_inline(tool) and name not in self._executors]
+        if homeless:
+            raise ConfigError(f"env.tools: {homeless[0]!r} needs a process to run in")
         self._tools = MappingProxyType(dict(tools))
         self._timeout_s = timeout_s
-        self._pool = pool
-        self._pooled = frozenset(pooled)
         self._validators = {name: Draft202012Validator(dict(tool.parameters)) for name, tool in tools.items()}
 
     @property
@@ -75,9 +108,9 @@ class ToolRunner:
         """Run a call and index its images; waits for the pool. `budget_s` is what is left of the episode."""
         if (failure := self.check(call)) is not None:
             return failure
-        if self._pool is None or call.name not in self._pooled:
+        if call.name not in self._executors:
             return self._run_inline(call, shelf=shelf, key=key)
-        execution = self._pool.call_sync(
+        execution = self._executors[call.name].call_sync(
             call.name,
             call.arguments,
             records=shelf.records,
@@ -93,9 +126,9 @@ class ToolRunner:
         """Run a call as `run` does, without holding the event loop while a worker is busy."""
         if (failure := self.check(call)) is not None:
             return failure
-        if self._pool is None or call.name not in self._pooled:
+        if call.name not in self._executors:
             return self._run_inline(call, shelf=shelf, key=key)
-        execution = await self._pool.call(
+        execution = await self._executors[call.name].call(
             call.name,
             call.arguments,
             records=shelf.records,
@@ -106,9 +139,9 @@ class ToolRunner:
         return index_images(execution, shelf)
 
     def close(self) -> None:
-        """Stop the workers; may be called again."""
-        if self._pool is not None:
-            self._pool.close()
+        """Stop the workers and services; may be called again."""
+        for executor in set(self._executors.values()):
+            executor.close()
 
     def _run_inline(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey) -> ToolOutcome:
         return index_images(execute(self._tools[call.name], call.arguments, shelf.context(key)), shelf)
@@ -127,9 +160,16 @@ def make_tool_runner(specs: Sequence[str], *, timeout_s: float, num_workers: int
         num_workers: worker processes for the tools that do not run inline.
     """
     tools = load_tools(specs)
-    pooled = [resolve_target(spec) for spec, tool in zip(specs, tools.values(), strict=True) if not runs_inline(tool)]
-    pool = ToolPool(pooled, num_workers=num_workers) if pooled else None
-    return ToolRunner(tools, timeout_s=timeout_s, pool=pool)
+    pooled = {
+        tool.name: resolve_target(spec)
+        for spec, tool in zip(specs, tools.values(), strict=True)
+        if not runs_inline(tool)
+    }
+    executors: dict[str, ToolExecutor] = {}
+    if pooled:
+        pool = ToolPool(list(pooled.values()), num_workers=num_workers)
+        executors = dict.fromkeys(pooled, pool)
+    return ToolRunner(tools, timeout_s=timeout_s, executors=executors)
 
 
 def index_images(execution: Execution, shelf: ImageShelf) -> ToolOutcome:

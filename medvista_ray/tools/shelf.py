@@ -6,16 +6,28 @@ a later call. Knows no messages and no rewards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medvista_ray.errors import ToolError
+from medvista_ray.images.codec import encode_npy, encode_png, make_ref
 from medvista_ray.images.geometry import Transform, downscale
-from medvista_ray.tools.base import CallKey, ImageRecord, Picture, ToolContext
+from medvista_ray.images.volumes import cut_slice, decode_volume, num_slices
+from medvista_ray.tools.base import CallKey, ImageRecord, Picture, Slice, SlicePlace, ToolContext
 from medvista_ray.tools.renderer import RenderedImage, ViewRenderer
 from medvista_ray.tools.views import View, check_aspect_ratio, default_window
-from medvista_ray.types.messages import Task
+from medvista_ray.types.messages import NPY_MIME, PNG_MIME, HeaderValue, ImageRef, Task, VolumeRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Made:
+    """An image before it is indexed: what is known of it, what is shown, and the bytes that later calls need."""
+
+    record: ImageRecord
+    shown: RenderedImage
+    blobs: Mapping[str, bytes]
 
 
 class ImageShelf:
@@ -23,25 +35,26 @@ class ImageShelf:
 
     def __init__(self, task: Task, *, renderer: ViewRenderer) -> None:
         self._renderer = renderer
-        self._bytes = {ref.digest: renderer.blobs.get(ref.digest) for ref in task.images}
-        self._records = [
-            ImageRecord(
-                index=index,
-                ref=ref,
-                source=ref,
-                view=View(source_index=index, window=default_window(ref)),
-                to_source=Transform(),
-            )
-            for index, ref in enumerate(task.images)
-        ]
+        self._bytes = {digest: renderer.blobs.get(digest) for digest in task.digests}
+        self._records: list[ImageRecord] = []
+        for ref in task.images:
+            self._records.append(_source_record(len(self._records), ref, header=task.headers.get(ref.digest, {})))
+        for volume in task.volumes:
+            self._add_middle_slice(volume, header=task.headers.get(volume.digest, {}))
+        self._num_sources = len(self._records)
 
     @property
     def records(self) -> tuple[ImageRecord, ...]:
         """Return what is known of each indexed image."""
         return tuple(self._records)
 
+    @property
+    def num_sources(self) -> int:
+        """Count the images that the task begins with: its images, and one slice of each of its volumes."""
+        return self._num_sources
+
     def load(self, digest: str) -> bytes:
-        """Return the encoded bytes of an indexed image."""
+        """Return the encoded bytes of an indexed image, of a mask, or of a volume."""
         return self._bytes[digest]
 
     def context(self, key: CallKey) -> ToolContext:
@@ -54,31 +67,71 @@ class ImageShelf:
         assert view is not None, "a source always has a view"
         return self._renderer.render(self._records[index].source, view, load=self.load)
 
-    def add(self, images: Sequence[View | Picture]) -> tuple[RenderedImage, ...]:
+    def add(self, images: Sequence[View | Picture | Slice]) -> tuple[RenderedImage, ...]:
         """Index the images that a tool made, all of them or none; `ToolError` says what is wrong with them."""
-        made = [self._draw(image, index=len(self._records) + place) for place, image in enumerate(images)]
-        for record, rendered in made:
-            self._records.append(record)
-            self._bytes[rendered.ref.digest] = rendered.data
-        return tuple(rendered for _, rendered in made)
+        all_made = [self._make(image, index=len(self._records) + place) for place, image in enumerate(images)]
+        for made in all_made:
+            self._records.append(made.record)
+            self._bytes.update(made.blobs)
+        return tuple(made.shown for made in all_made)
 
-    def _draw(self, image: View | Picture, *, index: int) -> tuple[ImageRecord, RenderedImage]:
+    def _add_middle_slice(self, volume: VolumeRef, *, header: Mapping[str, HeaderValue]) -> None:
+        index = num_slices(volume.shape, "axial") // 2
+        values = decode_volume(self._bytes[volume.digest])
+        if values.shape != volume.shape:
+            raise ToolError(f"volume {volume.digest[:12]} has shape {values.shape}, its reference says {volume.shape}")
+        film = cut_slice(values, volume.spacing_mm, plane="axial", index=index)
+        place = SlicePlace(volume=volume, plane="axial", index=index)
+        ref, data = _encode_slice(Slice(values=film.values, spacing_mm=film.spacing_mm, place=place))
+        self._bytes[ref.digest] = data
+        self._records.append(_source_record(len(self._records), ref, place=place, header=header))
+
+    def _make(self, image: View | Picture | Slice, *, index: int) -> _Made:
         if isinstance(image, View):
-            rendered = self._draw_view(image)
-            return _make_record(index, rendered, source_of=self._records[image.source_index], view=image), rendered
+            return self._make_view(image, index=index)
+        return self._make_slice(image, index=index) if isinstance(image, Slice) else self._paint(image, index=index)
+
+    def _make_view(self, view: View, *, index: int) -> _Made:
+        if not 0 <= view.source_index < len(self._records):
+            raise ToolError(f"a view shows a source image, not number {view.source_index}")
+        parent = self._records[view.source_index]
+        shown = self._renderer.render(parent.source, view, load=self.load)
+        record = replace(parent, index=index, ref=shown.ref, view=view, to_source=shown.to_source, mask_digest=None)
+        return _Made(record=record, shown=shown, blobs={shown.ref.digest: shown.data})
+
+    def _make_slice(self, image: Slice, *, index: int) -> _Made:
+        ref, data = _encode_slice(image)
+        header = next(
+            (
+                record.header
+                for record in self._records
+                if record.place is not None and record.place.volume == image.place.volume
+            ),
+            {},
+        )
+        record = _source_record(index, ref, place=image.place, header=header)
+        assert record.view is not None, "a source always has a view"
+        shown = self._renderer.render(ref, record.view, load=lambda _: data)
+        return _Made(record=record, shown=shown, blobs={ref.digest: data, shown.ref.digest: shown.data})
+
+    def _paint(self, image: Picture, *, index: int) -> _Made:
         if not 0 <= image.parent < len(self._records):
             raise ToolError(f"the parent of a picture is an image from 0 to {len(self._records) - 1}")
         parent = self._records[image.parent]
         pixels, scale = self._fit(image.pixels)
         to_parent = image.to_parent or _same_frame(image.pixels, parent)
         to_source = parent.to_source.after(to_parent).after(scale)
-        rendered = self._renderer.render_picture(pixels, source=parent.source, to_source=to_source)
-        return _make_record(index, rendered, source_of=parent, view=None), rendered
-
-    def _draw_view(self, view: View) -> RenderedImage:
-        if not 0 <= view.source_index < len(self._records):
-            raise ToolError(f"a view shows a source image, not number {view.source_index}")
-        return self._renderer.render(self._records[view.source_index].source, view, load=self.load)
+        shown = self._renderer.render_picture(pixels, source=parent.source, to_source=to_source)
+        blobs = {shown.ref.digest: shown.data}
+        mask_digest = None
+        if image.mask is not None:
+            ref, data = _encode_mask(image.mask, shape=pixels.shape[:2])
+            mask_digest = ref.digest
+            blobs[mask_digest] = data
+        record = replace(
+            parent, index=index, ref=shown.ref, view=None, to_source=shown.to_source, mask_digest=mask_digest
+        )
+        return _Made(record=record, shown=shown, blobs=blobs)
 
     def _fit(self, pixels: np.ndarray) -> tuple[np.ndarray, Transform]:
         """Check painted pixels and shrink them to the size of a view."""
@@ -99,5 +152,41 @@ def _same_frame(pixels: np.ndarray, parent: ImageRecord) -> Transform:
     return Transform(coefficients=(scale_x, 0.0, 0.0, 0.0, scale_y, 0.0))
 
 
-def _make_record(index: int, rendered: RenderedImage, *, source_of: ImageRecord, view: View | None) -> ImageRecord:
-    return ImageRecord(index=index, ref=rendered.ref, source=source_of.source, view=view, to_source=rendered.to_source)
+def _source_record(
+    index: int, ref: ImageRef, *, place: SlicePlace | None = None, header: Mapping[str, HeaderValue]
+) -> ImageRecord:
+    return ImageRecord(
+        index=index,
+        ref=ref,
+        source=ref,
+        view=View(source_index=index, window=default_window(ref)),
+        to_source=Transform(),
+        place=place,
+        header=header,
+    )
+
+
+def _encode_slice(image: Slice) -> tuple[ImageRef, bytes]:
+    if image.values.ndim != 2 or image.values.size == 0:
+        raise ToolError(f"a slice has shape [H, W], not {list(image.values.shape)}")
+    data = encode_npy(image.values)
+    height, width = image.values.shape
+    ref = make_ref(
+        data,
+        mime=NPY_MIME,
+        width=width,
+        height=height,
+        spacing_mm=image.spacing_mm,
+        modality=image.place.volume.modality,
+    )
+    return ref, data
+
+
+def _encode_mask(mask: np.ndarray, *, shape: tuple[int, ...]) -> tuple[ImageRef, bytes]:
+    """Encode a mask at the size of the picture that shows it, nearest pixel."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2 or mask.size == 0:
+        raise ToolError("a mask is a non-empty bool array [H, W]")
+    rows = ((np.arange(shape[0]) + 0.5) * mask.shape[0] / shape[0]).astype(np.int64)
+    columns = ((np.arange(shape[1]) + 0.5) * mask.shape[1] / shape[1]).astype(np.int64)
+    data = encode_png(mask[rows[:, None], columns].astype(np.uint8) * 255)
+    return make_ref(data, mime=PNG_MIME, width=shape[1], height=shape[0]), data

@@ -18,26 +18,22 @@ import threading
 from collections import OrderedDict
 
 import msgspec
-import numpy as np
 
 from medvista_ray.errors import MedVistaError
-from medvista_ray.tools.base import Picture, Tool, ToolContext
+from medvista_ray.tools.base import Tool, ToolContext
 from medvista_ray.tools.execution import Execution, execute, failed
 from medvista_ray.tools.frames import (
     Blob,
     Call,
     Channel,
     ChannelClosedError,
-    Done,
     FromPool,
     Need,
-    PictureFrame,
     Ready,
     Setup,
-    ViewFrame,
+    make_done,
 )
 from medvista_ray.tools.registry import make_tool
-from medvista_ray.tools.views import View
 from medvista_ray.types.tool_calls import ToolFailure
 
 _CACHED_BLOBS = 16
@@ -106,20 +102,6 @@ class Worker:
                 self._blobs.popitem(last=False)
         self._blobs.move_to_end(digest)
         return self._blobs[digest]
-
-
-def make_done(execution: Execution) -> Done:
-    """Turn an execution into its frame; an output that no frame can carry is a failure of the tool."""
-    images: list[ViewFrame | PictureFrame] = []
-    for image in execution.output.images:
-        if isinstance(image, View):
-            images.append(ViewFrame(image))
-        elif isinstance(image, Picture) and isinstance(image.pixels, np.ndarray) and image.pixels.dtype == np.uint8:
-            pixels = np.ascontiguousarray(image.pixels)
-            images.append(PictureFrame(pixels.shape, pixels.tobytes(), int(image.parent), image.to_parent))
-        else:
-            return make_done(failed(ToolFailure.FAILED, "an image is neither a View nor a Picture of uint8 pixels"))
-    return Done(execution.output.text, tuple(images), execution.failure, execution.error)
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ import numpy as np
 Role = Literal["system", "user", "assistant", "tool"]
 NPY_MIME = "application/x-npy"  # a 2-D array of stored values (HU for CT), decoded without pickle
 PNG_MIME = "image/png"
+AnswerKind = Literal["choice", "text", "number", "boxes", "mask", "list"]
+Plane = Literal["axial", "coronal", "sagittal"]
+HeaderValue = str | int | float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,16 @@ class ImageRef:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"an image has at least one pixel, got {self.width} x {self.height}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRef:
+    """One volume by digest: a 3-D array of stored values, canonical (x to the right, y to anterior, z to superior)."""
+
+    digest: str  # SHA-256 of the encoded bytes, hex
+    shape: tuple[int, int, int]  # voxels along x, y, z
+    spacing_mm: tuple[float, float, float]  # millimetres between voxel centres along x, y, z
+    modality: str | None = None  # DICOM code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +93,24 @@ class Task:
     family: str
     question: str
     images: tuple[ImageRef, ...]  # the source images, indexed from 0
+    volumes: tuple[VolumeRef, ...] = ()  # indexed after `images`, each first shown by its middle axial slice
     choices: tuple[Choice, ...] = ()  # empty for an open question
+    answer_kind: AnswerKind | None = None  # None = choice if there are choices, else text
+    unit: str = ""  # that a number is asked in
+    headers: Mapping[str, Mapping[str, HeaderValue]] = field(
+        default_factory=dict
+    )  # digest -> allow-listed DICOM fields
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # allow-listed, non-identifying
+
+    @property
+    def answers_with(self) -> AnswerKind:
+        """Return what an answer has to be."""
+        return self.answer_kind or ("choice" if self.choices else "text")
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Return the digests of all source images and volumes."""
+        return (*(ref.digest for ref in self.images), *(ref.digest for ref in self.volumes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +122,14 @@ class Reference:
 
     task_id: str
     answer: str = field(repr=False)  # the choice id of a closed question, else the text or number
-    tolerance: float | None = field(default=None, repr=False)  # relative; set for numeric answers
+    aliases: tuple[str, ...] = field(default=(), repr=False)  # other texts that are as right as `answer`
+    items: tuple[str, ...] = field(default=(), repr=False)  # of an ordered list, in order
+    tolerance: float | None = field(default=None, repr=False)  # of a number, relative to it
+    absolute_tolerance: float | None = field(default=None, repr=False)  # of a number, in its unit; the wider one holds
     boxes: np.ndarray = field(
         default_factory=lambda: np.zeros((0, 4), np.float32), repr=False
-    )  # [N, 4] x0 y0 x1 y1, source pixels
+    )  # [N, 4] x0 y0 x1 y1, pixels of image 0: what to find
+    regions: np.ndarray = field(
+        default_factory=lambda: np.zeros((0, 4), np.float32), repr=False
+    )  # [M, 4] as `boxes`: where the evidence is, for cited boxes
+    mask: np.ndarray | None = field(default=None, repr=False)  # bool [H, W], pixels of image 0: what to segment

@@ -15,7 +15,7 @@ import numpy as np
 
 from medvista_ray.errors import WireError
 from medvista_ray.types.frames import cut_torn_tail, iter_frames, write_frame
-from medvista_ray.types.messages import Choice, ImagePart, ImageRef, Message, Task, TextPart
+from medvista_ray.types.messages import Choice, ImagePart, ImageRef, Message, Task, TextPart, VolumeRef
 from medvista_ray.types.samples import BatchShard, BatchTotals, TrainingSample
 from medvista_ray.types.tool_calls import ToolCall
 from medvista_ray.types.trajectories import ImageSpan, Trajectory, TrajectoryGroup, Turn, VersionSpan
@@ -42,6 +42,7 @@ from medvista_ray.types.wire_schema import (
     TrajectoryWire,
     TurnWire,
     VersionSpanWire,
+    VolumeRefWire,
 )
 
 __all__ = [
@@ -150,7 +151,11 @@ def _task_to_wire(task: Task) -> TaskWire:
         task.family,
         task.question,
         [_image_to_wire(image) for image in task.images],
+        [VolumeRefWire(ref.digest, ref.shape, ref.spacing_mm, ref.modality) for ref in task.volumes],
         [ChoiceWire(choice.choice_id, choice.text) for choice in task.choices],
+        task.answer_kind,
+        task.unit,
+        {digest: dict(header) for digest, header in task.headers.items()},
         dict(task.metadata),
     )
 
@@ -284,7 +289,14 @@ def _task_from_wire(task: TaskWire) -> Task:
         family=task.family,
         question=task.question,
         images=tuple(_image_from_wire(image) for image in task.images),
+        volumes=tuple(
+            VolumeRef(digest=ref.digest, shape=ref.shape, spacing_mm=ref.spacing_mm, modality=ref.modality)
+            for ref in task.volumes
+        ),
         choices=tuple(Choice(choice_id=choice.choice_id, text=choice.text) for choice in task.choices),
+        answer_kind=task.answer_kind,
+        unit=task.unit,
+        headers=task.headers,
         metadata=task.metadata,
     )
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from medvista_ray.types.messages import Role
+from medvista_ray.types.messages import AnswerKind, Role
 from medvista_ray.types.tool_calls import ToolFailure
 from medvista_ray.types.trajectories import StopReason
 
@@ -64,6 +64,15 @@ class ChoiceWire(msgspec.Struct, frozen=True):
     text: str
 
 
+class VolumeRefWire(msgspec.Struct, frozen=True):
+    """See `VolumeRef`."""
+
+    digest: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    modality: str | None
+
+
 class TaskWire(msgspec.Struct, frozen=True):
     """See `Task`."""
 
@@ -71,7 +80,11 @@ class TaskWire(msgspec.Struct, frozen=True):
     family: str
     question: str
     images: list[ImageRefWire]
+    volumes: list[VolumeRefWire]
     choices: list[ChoiceWire]
+    answer_kind: AnswerKind | None
+    unit: str
+    headers: dict[str, dict[str, str | int | float]]
     metadata: dict[str, str | int | float | bool]
 
 

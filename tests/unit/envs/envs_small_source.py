@@ -12,12 +12,10 @@ CHOICES = tuple(Choice(choice_id=letter, text=letter) for letter in "LTXJ")
 class SmallSource:
     """Four closed tasks over random images."""
 
-    def __init__(self, *, answers="LTXJ", choices=CHOICES, boxes=None, reference_id=None, tolerance=None):
+    def __init__(self, *, answers="LTXJ", choices=CHOICES, reference=None):
         self._answers = answers
         self._choices = choices
-        self._boxes = boxes
-        self._reference_id = reference_id
-        self._tolerance = tolerance
+        self._reference = reference
 
     def __len__(self):
         return len(self._answers)
@@ -34,8 +32,5 @@ class SmallSource:
             task_id=f"small-{index}", family="zoom", question="Which letter?", images=images, choices=self._choices,
             metadata={"synthetic_insert": True},
         )  # fmt: skip
-        extra = {} if self._boxes is None else {"boxes": self._boxes}
-        reference = Reference(
-            task_id=self._reference_id or task.task_id, answer=self._answers[index], tolerance=self._tolerance, **extra
-        )
+        reference = self._reference or Reference(task_id=task.task_id, answer=self._answers[index])
         return TaskRecord(task=task, reference=reference, blobs={images[0].digest: png, images[1].digest: npy})

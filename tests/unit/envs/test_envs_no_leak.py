@@ -5,19 +5,19 @@ import gc
 import json
 import pickle
 
-import numpy as np
 from envs_small_source import SmallSource
 
 from medvista_ray.config.schema import EnvConfig
+from medvista_ray.envs.canary import find_leaks, make_canary_reference, needles_of
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.base import Tool, ToolOutput
 from medvista_ray.tools.runner import make_tool_runner
 from medvista_ray.types.messages import Reference
 
-ANSWER, IDENTITY = "canary-answer-7f3a", "canary-task-91bc"
-TOLERANCE = 0.012345678910111213
-BOX = np.array([[31337.5, 42424.25, 53535.75, 64646.125]], np.float32)
+REFERENCE = make_canary_reference()
+ANSWER = REFERENCE.answer
+NEEDLES = needles_of(REFERENCE)
 
 
 class Spy(Tool):
@@ -47,17 +47,10 @@ class KeepingCache(MemoryBlobCache):
         return super().put(data)
 
 
-def make_needles():
-    """Every field of a reference, as text and as the bytes of numbers."""
-    needles = [ANSWER.encode(), IDENTITY.encode(), repr(TOLERANCE).encode(), np.float64(TOLERANCE).tobytes()]
-    for value in BOX.ravel():
-        needles += [repr(float(value)).encode(), np.float32(value).tobytes(), np.float64(value).tobytes()]
-    return needles
-
-
-def test_every_field_of_a_reference_has_a_canary():
-    names = {field.name for field in dataclasses.fields(Reference)}
-    assert names == {"task_id", "answer", "tolerance", "boxes"}, "plant a canary for the new field"
+def test_every_field_of_a_reference_has_needles():
+    for field in dataclasses.fields(Reference):
+        alone = dataclasses.replace(Reference(task_id="", answer=""), **{field.name: getattr(REFERENCE, field.name)})
+        assert needles_of(alone), field.name
 
 
 def play(source, actions):
@@ -92,12 +85,11 @@ ACTIONS = (
 
 
 def test_the_canary_walk():
-    source = SmallSource(answers=[ANSWER], choices=(), boxes=BOX, reference_id=IDENTITY, tolerance=TOLERANCE)
+    source = SmallSource(choices=(), reference=REFERENCE)
     for actions in (ACTIONS, (*ACTIONS[:2], "malformed")):
         said = play(source, actions)
         assert sum(map(len, said)) > 10_000
-        for needle in make_needles():
-            assert not any(needle in piece for piece in said), needle
+        assert find_leaks(said, NEEDLES) == []
 
 
 def test_the_walk_would_find_a_leak():
@@ -112,12 +104,12 @@ def test_the_walk_would_find_a_leak():
 
 
 def test_what_a_worker_is_sent_cannot_reach_the_reference():
-    source = SmallSource(answers=[ANSWER], choices=(), boxes=BOX, reference_id=IDENTITY, tolerance=TOLERANCE)
+    source = SmallSource(choices=(), reference=REFERENCE)
     env = MedicalVQAEnv(tasks=source, config=EnvConfig(view_size_px=30))
     env.reset(seed=0)
     shelf = env._episode.shelf
     sent = pickle.dumps(shelf.records) + b"".join(shelf.load(record.ref.digest) for record in shelf.records)
-    assert not any(needle in sent for needle in make_needles())
+    assert find_leaks([sent], NEEDLES) == []
     assert not any(isinstance(thing, Reference) for thing in reachable(shelf))
 
 

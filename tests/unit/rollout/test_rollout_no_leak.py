@@ -5,23 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-import numpy as np
 from rollout_parts import BAD_CALL, BONE, CONFIG, ZOOM, answer, make_factory, make_runner, make_tasks, make_work
 
 from medvista_ray.buffer.replay_buffer import ReplayBuffer
 from medvista_ray.config.schema import BufferConfig
+from medvista_ray.envs.canary import make_canary_reference, needles_of
 from medvista_ray.rollout.batching import make_batch_cutter
 from medvista_ray.rollout.group import EpisodeCount, make_receipt, run_group
 from medvista_ray.testing.blobs import MemoryBlobStore
 from medvista_ray.testing.inference import ScriptedPolicyClient
 from medvista_ray.tools.base import Tool, ToolOutput
 from medvista_ray.types.delivery import Admitted, ConsumerSettings, Lease
-from medvista_ray.types.messages import Reference
 from medvista_ray.types.wire import encode_group, encode_shard
 
-TOLERANCE = 0.012345678910111213
-BOX = np.array([[31337.5, 42424.25, 53535.75, 64646.125]], np.float32)
-REFERENCE = Reference(task_id="canary-task-91bc", answer="canary-answer-7f3a", tolerance=TOLERANCE, boxes=BOX)
+REFERENCE = make_canary_reference()
 SPY = '<think>x</think><tool_call>{"name":"spy","arguments":{}}</tool_call>'
 EPISODES = (
     (ZOOM, BONE, answer("wrong")),
@@ -41,19 +38,6 @@ class Spy(Tool):
 
     def run(self, arguments, context):
         return ToolOutput(text="\n".join([repr(vars(context)), repr(context.records), repr(context.key)])[:3900])
-
-
-def needles():
-    found = [REFERENCE.task_id.encode(), REFERENCE.answer.encode(), repr(TOLERANCE).encode()]
-    for value in (TOLERANCE, *BOX.ravel().tolist()):
-        found += [repr(value).encode(), np.float64(value).tobytes(), np.float64(value).byteswap().tobytes()]
-        found += [np.float32(value).tobytes(), np.float32(value).byteswap().tobytes()]
-    return found
-
-
-def test_every_field_of_a_reference_has_a_canary():
-    names = {field.name for field in dataclasses.fields(Reference)}
-    assert names == {"task_id", "answer", "tolerance", "boxes"}, "plant a canary for the new field"
 
 
 async def collect(renderer, caplog, *, leak=None):
@@ -119,12 +103,12 @@ async def test_the_canary_walk(renderer, caplog):
         assert sum(map(len, left[where])) > 500, where
     assert any(b"canary" not in piece and b"spy" in piece for piece in left["prompts"])
     for where, pieces in left.items():
-        for needle in needles():
+        for needle in needles_of(REFERENCE):
             assert not any(needle in piece for piece in pieces), (where, needle)
 
 
 async def test_the_walk_would_find_a_leak(renderer, caplog):
-    canaries = (REFERENCE.answer, REFERENCE.task_id, repr(TOLERANCE))
+    canaries = (REFERENCE.answer, REFERENCE.task_id, repr(REFERENCE.tolerance))
     left = await collect(renderer, caplog, leak=" ".join(canaries))
     for needle in canaries:
         found = {where for where, pieces in left.items() if any(needle.encode() in piece for piece in pieces)}

@@ -20,12 +20,16 @@ PACK = "tools_fixture_pack"
 KEY = CallKey(trajectory="0/1/0#2", turn=3)
 
 
+def pool_of(runner):
+    return next(iter(runner._executors.values()))
+
+
 @pytest.fixture(scope="module")
 def runner():
     names = ["Invert", "Raises", "Hangs", "Dies", "Prints", "NumpyNumbers", "ColdStart"]
     runner = make_tool_runner([*BUILTIN_TOOLS, *(f"{PACK}:{name}" for name in names)], timeout_s=20, num_workers=1)
     yield runner
-    pids = runner._pool.pids
+    pids = pool_of(runner).pids
     runner.close()
     runner.close()
     assert pids
@@ -112,14 +116,14 @@ def test_whatever_a_tool_raises_is_typed(runner, kind, failure):
 
 def test_a_hanging_tool_is_killed_at_its_deadline_and_its_worker_replaced(runner):
     run(runner, "prints")
-    (before,) = runner._pool.pids
+    (before,) = pool_of(runner).pids
     started = time.monotonic()
     outcome = run(runner, "hangs")
     assert outcome.failure is ToolFailure.TIMED_OUT
     assert time.monotonic() - started < 10
     assert not is_running(before)
     assert run(runner, "raises", kind="nothing").text == "fine"
-    assert runner._pool.pids != [before]
+    assert pool_of(runner).pids != [before]
 
 
 def test_a_budget_of_nothing_left_times_out(runner):
@@ -137,7 +141,7 @@ def test_a_dead_worker_is_typed_and_a_retry_says_which_call_it_is(runner):
 
 def test_tools_of_others_never_run_in_our_process(runner):
     outcome = run(runner, "prints")
-    assert int(outcome.text) in runner._pool.pids
+    assert int(outcome.text) in pool_of(runner).pids
     assert not runs_inline(load_tool(f"{PACK}:Prints"))
     assert all(runs_inline(load_tool(name)) for name in BUILTIN_TOOLS)
 
@@ -194,7 +198,7 @@ async def test_close_ends_a_running_call_and_what_comes_after():
             runner.run_async(ToolCall(name="hangs"), shelf=make_shelf(), key=KEY), name="hanging call"
         )
         await asyncio.sleep(1.0)
-        pids = runner._pool.pids
+        pids = pool_of(runner).pids
         await asyncio.to_thread(runner.close)
         assert (await call).failure is ToolFailure.FAILED
         assert not any(is_running(pid) for pid in pids)
@@ -219,8 +223,9 @@ def test_workers_end_when_their_parent_is_killed_in_the_middle_of_a_call(tmp_pat
             import tools_fixture_pack
             tools_fixture_pack.Hangs.deadline_s = None
             runner = make_tool_runner(["tools_fixture_pack:Hangs"], timeout_s=500, num_workers=1)
-            runner._pool._free[0].wait_ready()
-            print(runner._pool.pids[0], flush=True)
+            (pool,) = set(runner._executors.values())
+            pool._free[0].wait_ready()
+            print(pool.pids[0], flush=True)
             runner.run(ToolCall(name="hangs"), shelf=make_shelf(), key=CallKey())
             """
         )
@@ -283,4 +288,4 @@ def test_many_calls_share_few_workers(runner):
 
     outcomes = asyncio.run(call_all())
     assert [outcome.failure for outcome in outcomes] == [None] * 8
-    assert {int(outcome.text) for outcome in outcomes} <= set(runner._pool.pids)
+    assert {int(outcome.text) for outcome in outcomes} <= set(pool_of(runner).pids)
