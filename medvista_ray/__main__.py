@@ -1,6 +1,6 @@
 """Run the command line as `python -m medvista_ray`."""
 
-from medvista_ray.cli import main
+from medvista_ray.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ import pytest
 HEAVY = ("ray", "torch", "vllm", "transformers", "fastapi")
 PLAY = f"""
 import sys
-import medvista_ray, medvista_ray.envs, medvista_ray.cli
+import medvista_ray, medvista_ray.envs, medvista_ray.cli.main
 assert not (loaded := [name for name in {HEAVY} if name in sys.modules]), loaded
 
 import gymnasium

@@ -61,7 +61,7 @@ def test_the_help_and_the_door_load_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "import medvista_ray, medvista_ray.envs\n"
-        "from medvista_ray.cli import app\n"
+        "from medvista_ray.cli.runs import app\n"
         "app(['--help'], standalone_mode=False)\n"
         "app(['train', '--help'], standalone_mode=False)\n"
         "assert not (loaded := {'torch', 'ray', 'transformers', 'vllm'} & set(sys.modules)), loaded\n"

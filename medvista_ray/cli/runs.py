@@ -1,13 +1,7 @@
-"""The commands. Thin: load the config, pick a root, call a recipe, say what to do next.
-
-Exit codes: 0 done, 1 failed, 2 wrong use (one line: key, value, remedy), 130 interrupted.
-"""
+"""The commands that run a policy: demo, sft, train, eval, and what belongs to a run directory."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,69 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvista_ray import __version__
-from medvista_ray.errors import ConfigError, MedVistaError, StoppedError
+from medvista_ray.cli.app import AsJson, app
+from medvista_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from medvista_ray.assembly import StartRuntime
     from medvista_ray.config.schema import RunConfig
     from medvista_ray.data.manifest import Split
 
-app = typer.Typer(
-    name="medvista",
-    help="Train vision-language models to think with medical images.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-_INTERRUPTED = 130
-_USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which typer brings under a name of its own
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, any field of the config", metavar="KEY=VALUE")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/")]
 Local = Annotated[bool, typer.Option("--local", help="One process, no Ray")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run left and start over")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON")]
-
-
-def main() -> None:
-    """Run a command and turn what it raises into an exit code."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # One OpenMP thread a process unless it asks for more: pools that each take every core starve each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.path.append(os.getcwd())  # for `env.target=my_module:MyEnv`: a console script does not look there by itself
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    raise SystemExit(_run(sys.argv[1:]))
-
-
-def _run(arguments: Sequence[str]) -> int:
-    try:
-        code = app(list(arguments), standalone_mode=False)
-        if code == _INTERRUPTED:  # how typer passes on a KeyboardInterrupt
-            return _fail(f"interrupted; {_how_to_go_on(arguments)}", _INTERRUPTED)
-        return int(code) if isinstance(code, int) else 0
-    except ConfigError as error:
-        return _fail(str(error), 2)
-    except StoppedError as error:
-        return _fail(str(error), _INTERRUPTED)
-    except MedVistaError as error:
-        return _fail(f"{type(error).__name__}: {error}", 1)
-    except typer.Abort:
-        return _fail("interrupted", _INTERRUPTED)
-    except _USAGE_ERROR as error:
-        return _fail(error.format_message(), 2)
-
-
-def _how_to_go_on(arguments: Sequence[str]) -> str:
-    if arguments[:1] == ["train"]:
-        return "go on with: medvista train --resume RUN_DIRECTORY"
-    return "the same command goes on from here" + (", without --fresh" if "--fresh" in arguments else "")
-
-
-def _fail(text: str, code: int) -> int:
-    typer.echo(f"medvista: {' '.join(text.split())}", err=True)  # one line, whatever a library wrote
-    return code
 
 
 def _pick_root(config: RunConfig) -> StartRuntime:
@@ -108,16 +52,6 @@ def _load(
         config = replace(config, mode="local")
     check_run(config, splits=splits, needs_ray=needs_ray)
     return config, out if out is not None else Path(config.out) / config.run_name
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
-) -> None:
-    """Train vision-language models to think with medical images."""
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 @app.command()

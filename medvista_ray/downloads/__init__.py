@@ -1,0 +1,1 @@
+"""Files that pip's resolver cannot bring: single wheels and Debian packages, fetched by name and digest, on demand."""
