@@ -7,6 +7,9 @@ from functools import cache
 
 import numpy as np
 
+from medvista_ray.data.families.insert_box import draw_shapes_scene, make_shapes_record
+from medvista_ray.data.families.insert_images import load_insert_pool
+from medvista_ray.data.families.insert_mask import draw_lesion_scene, make_lesion_record
 from medvista_ray.data.families.measure import draw_measure_scene, make_measure_record
 from medvista_ray.data.families.structure import draw_structure_scene, make_structure_pools, make_structure_record
 from medvista_ray.data.families.window import draw_window_scene, make_window_record
@@ -17,7 +20,8 @@ from medvista_ray.errors import ConfigError
 from medvista_ray.types.protocols import TaskRecord
 
 Maker = Callable[[np.random.Generator, str], TaskRecord]
-FAMILIES = ("zoom", "window", "structure", "measure")
+FAMILIES = ("zoom", "window", "structure", "measure")  # of a set that names none
+INSERT_FAMILIES = ("insert_mask", "insert_box")  # of segmentation and of grounding
 
 
 @cache
@@ -35,7 +39,14 @@ def make_family_maker(source: str, split: Split, family: str) -> Maker:
     if family == "measure":
         pool = load_pool(source, split, family, keep=lambda image: image.spacing_mm is not None)
         return lambda rng, task_id: make_measure_record(draw_measure_scene(rng, pool), task_id)
-    raise ConfigError(f"data.families: unknown family {family!r}; known: {', '.join(FAMILIES)}")
+    if family == "insert_mask":
+        pool = load_insert_pool(source, split)
+        return lambda rng, task_id: make_lesion_record(draw_lesion_scene(rng, pool), task_id)
+    if family == "insert_box":
+        pool = load_insert_pool(source, split)
+        return lambda rng, task_id: make_shapes_record(draw_shapes_scene(rng, pool), task_id)
+    known = ", ".join((*FAMILIES, *INSERT_FAMILIES))
+    raise ConfigError(f"data.families: unknown family {family!r}; known: {known}")
 
 
 class DemoTaskSource:
