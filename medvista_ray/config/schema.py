@@ -67,6 +67,7 @@ class EnvConfig:
 
     target: str = "medvista_ray.envs.medical_vqa:MedicalVQAEnv"
     tools: tuple[str, ...] = ("zoom", "window_level", "measure", "flip_rotate")  # built-in names, or pkg.module:Class
+    rubric: str = ""  # a name of rewards/registry.py, or pkg.module:Class; empty = the one of the env
     offer_tools: bool = True
     tool_prompt: Literal["names", "schemas"] = "schemas"
     list_choices: bool = True  # write the choices of a closed question into the prompt

@@ -6,11 +6,12 @@ Knows no task source, no reward, no reference.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from medvista_ray.tools.runner import ToolDescription
-from medvista_ray.types.messages import ImagePart, ImageRef, Message, Part, Task, TextPart
+from medvista_ray.types.messages import AnswerKind, ImagePart, ImageRef, Message, Part, Task, TextPart
 from medvista_ray.types.tool_calls import ToolOutcome
 
 _SCHEMA_PROMPT = """\
@@ -29,26 +30,64 @@ Each reply is one of two, with nothing before, between or after the tags:
 <think>your reasoning</think><tool_call>{{"name": <function-name>, "arguments": <args-json-object>}}</tool_call>
 <think>your reasoning</think><answer>your answer</answer>
 One call a reply; its result comes as the next message. Images are counted from 0 in order of appearance, those of \
-tools included. Answer a question that lists choices with the id of one choice and nothing else."""
+tools included. {ending}"""
 _ANSWER_PROMPT = """\
 # Protocol
 
 Your reply has this form, with nothing before, between or after the tags:
 <think>your reasoning</think><answer>your answer</answer>
-Answer a question that lists choices with the id of one choice and nothing else."""
+{ending}"""
+_ACTIONS_PROMPT = """\
+# Actions
+
+You draw the outline of an object step by step. After each action you see it over the image.
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{signatures}
+</tools>
+
+# Protocol
+
+Each reply has this form, with nothing before, between or after the tags:
+<think>your reasoning</think><tool_call>{{"name": <function-name>, "arguments": <args-json-object>}}</tool_call>
+One call a reply. Images are counted from 0 in order of appearance; boxes and points are those of image 0."""
+_ENDINGS: Mapping[AnswerKind, str] = MappingProxyType(
+    {
+        "choice": "Answer with the id of one choice and nothing else.",
+        "text": "Answer with a few words and nothing else.",
+        "number": "Answer with a number and its unit and nothing else.",
+        "list": "Answer with the items in order, separated by commas, and nothing else.",
+        "boxes": "Answer with a JSON list of boxes [[x0, y0, x1, y1], …], 0 to 1000 of width and height of image 0. "
+        "Cite the places that you rely on inside <think> as <box>[x0, y0, x1, y1]</box>, in the same unit.",
+        "mask": "",
+    }
+)
 
 
-def make_system_message(tools: Sequence[ToolDescription], *, style: Literal["names", "schemas"]) -> Message | None:
+def make_system_message(
+    tools: Sequence[ToolDescription], *, answers_with: AnswerKind, style: Literal["names", "schemas"]
+) -> Message | None:
     """Return the message that offers the tools and says the protocol; None where there is nothing to say.
 
     `schemas` tells all of it; `names` is for small models that were fine-tuned on the protocol.
     """
     if not tools:
-        return Message(role="system", parts=(TextPart(text=_ANSWER_PROMPT),)) if style == "schemas" else None
+        answer_only = _ANSWER_PROMPT.format(ending=_ENDINGS[answers_with])
+        return Message(role="system", parts=(TextPart(text=answer_only),)) if style == "schemas" else None
     if style == "names":
         text = f"Tools: {', '.join(tool.name for tool in tools)}."
     else:
-        text = _SCHEMA_PROMPT.format(signatures="\n".join(_make_signature(tool) for tool in tools))
+        signatures = "\n".join(_make_signature(tool) for tool in tools)
+        text = _SCHEMA_PROMPT.format(signatures=signatures, ending=_ENDINGS[answers_with])
+    return Message(role="system", parts=(TextPart(text=text),))
+
+
+def make_actions_message(actions: Sequence[ToolDescription], *, style: Literal["names", "schemas"]) -> Message:
+    """Return the system message of a protocol without answers: each reply is one call, and one of them ends it."""
+    if style == "names":
+        text = f"Actions: {', '.join(action.name for action in actions)}."
+    else:
+        text = _ACTIONS_PROMPT.format(signatures="\n".join(_make_signature(action) for action in actions))
     return Message(role="system", parts=(TextPart(text=text),))
 
 
