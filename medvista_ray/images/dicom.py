@@ -6,14 +6,19 @@ record nor the text of an error or a warning. Values come through pydicom's own 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medvista_ray.errors import ImageError
 from medvista_ray.images.codec import DAMAGE, MAX_PIXELS
+from medvista_ray.images.codestreams import codestream_size
+from medvista_ray.images.dicom_fields import HEADER_KEYWORDS, first_text, numbers, read_header
+from medvista_ray.types.messages import HeaderValue
 
 # The only elements that are parsed: how pixels are coded, and what stands in `DicomImage`.
 _READ = (
@@ -26,9 +31,17 @@ _READ = (
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
     *("SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData"),
     "SegmentedBluePaletteColorLookupTableData",
-    *("Modality", "PixelSpacing", "ImageOrientationPatient"),
+    *("PixelSpacing", "SequenceOfUltrasoundRegions", "ImageOrientationPatient"),
+    *HEADER_KEYWORDS,
 )
+R = TypeVar("R")
 _PLANES = ("sagittal", "coronal", "axial")  # the plane whose normal is x, y, z of the patient
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_CENTIMETRES = 3  # of PhysicalUnitsXDirection, PS3.3 C.8.5.5.1.15
+_MAX_REGIONS = 64
+_SPACING_BOUNDS_MM = (1e-5, 100.0)
+MAX_FILE_BYTES = 2**30
+MAX_FRAME_BYTES = 4 * MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,36 +49,94 @@ class DicomImage:
     """One frame of a DICOM file."""
 
     values: np.ndarray  # float32 [H, W] in the unit of the modality LUT (HU for CT), or uint8 [H, W, 3] for colour
-    modality: str  # DICOM code
+    modality: str  # DICOM code; OT where the file names none
     spacing_mm: tuple[float, float] | None  # (row, column)
     plane: str | None  # axial, coronal, sagittal; None when oblique or unknown
     bits_stored: int
+    header: Mapping[str, HeaderValue] = field(default_factory=dict)  # see `dicom_fields`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomFacts:
+    """What a DICOM file says besides its pixels."""
+
+    modality: str
+    spacing_mm: tuple[float, float] | None  # (row, column)
+    plane: str | None
+    header: Mapping[str, HeaderValue]
 
 
 def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
     """Read one frame; MONOCHROME1 is turned the right way round; `ImageError` says what is wrong."""
-    import pydicom
-    from pydicom.errors import BytesLengthException, InvalidDicomError
     from pydicom.pixels import pixel_array
 
-    try:
-        dataset = pydicom.dcmread(path, specific_tags=list(_READ))
-        size = (int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0)))
-        if not 1 <= size[0] * size[1] <= MAX_PIXELS:
-            raise ImageError(f"{path.name}: {size[1]} x {size[0]} pixels are not between 1 and the cap of {MAX_PIXELS}")
-        values = _real_values(pixel_array(dataset, index=frame), dataset)
+    def read(dataset: Any) -> DicomImage:
+        _check_size(path, dataset, frame=frame)
+        facts = _read_facts(dataset)
         return DicomImage(
-            values=values,
-            modality=str(dataset.get("Modality", "OT")),
-            spacing_mm=_spacing(dataset),
-            plane=plane_of(dataset.get("ImageOrientationPatient")),
+            values=_real_values(pixel_array(dataset, index=frame), dataset),
+            modality=facts.modality,
+            spacing_mm=facts.spacing_mm,
+            plane=facts.plane,
             bits_stored=int(dataset.get("BitsStored", 8)),
+            header=facts.header,
         )
+
+    return _read_safely(path, read, stop_before_pixels=False)
+
+
+def read_dicom_facts(path: Path) -> DicomFacts:
+    """Read what a file says besides its pixels, which may be coded in a way that nothing here decodes."""
+    return _read_safely(path, _read_facts, stop_before_pixels=True)
+
+
+def _read_safely(path: Path, read: Callable[[Any], R], *, stop_before_pixels: bool) -> R:
+    import pydicom
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{path.name} has more than the cap of {MAX_FILE_BYTES} bytes")
+        if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED:
+            # pydicom inflates the whole file before anything of it can be checked
+            raise ImageError(f"{path.name}: deflated DICOM is not read; store it in another transfer syntax")
+        return read(pydicom.dcmread(path, specific_tags=list(_READ), stop_before_pixels=stop_before_pixels))
     except (InvalidDicomError, OSError, RuntimeError) as error:  # not DICOM, not there, or no decoder for it
         why = str(error).split("\n")[0][:160]
     except (*DAMAGE, BytesLengthException, AttributeError, ArithmeticError) as error:
         why = type(error).__name__  # its text may quote bytes of any element, a name among them
     raise ImageError(f"{path.name} is not a DICOM image that can be decoded: {why}")
+
+
+def _check_size(path: Path, dataset: Any, *, frame: int) -> None:
+    """Refuse an image that is too large before a pixel is decoded, whatever the header or the codestream says."""
+    height, width = (int(first_text(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
+    if not 1 <= width * height <= MAX_PIXELS:
+        raise ImageError(f"{path.name}: {width} x {height} pixels are not between 1 and the cap of {MAX_PIXELS}")
+    samples, bits = (int(first_text(dataset, keyword) or 1) for keyword in ("SamplesPerPixel", "BitsAllocated"))
+    if width * height * samples * bits // 8 > MAX_FRAME_BYTES:
+        raise ImageError(f"{path.name}: one frame has more than the cap of {MAX_FRAME_BYTES} bytes")
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    from pydicom.encaps import get_frame
+
+    num_frames = int(first_text(dataset, "NumberOfFrames") or 1)
+    coded = codestream_size(get_frame(dataset.PixelData, frame, number_of_frames=num_frames))
+    if coded is not None and coded != (width, height):
+        raise ImageError(f"{path.name}: {coded[0]} x {coded[1]} pixels are coded, the header says {width} x {height}")
+
+
+def _read_facts(dataset: Any) -> DicomFacts:
+    header = read_header(dataset)
+    spacing_mm, plane = _spacing(dataset), plane_of(numbers(dataset, "ImageOrientationPatient"))
+    if spacing_mm is not None:
+        header["pixel_spacing_row_mm"], header["pixel_spacing_column_mm"] = (float(f"{mm:.6g}") for mm in spacing_mm)
+    if plane is not None:
+        header["plane"] = plane
+    return DicomFacts(
+        modality=str(header.get("modality", "OT")), spacing_mm=spacing_mm, plane=plane, header=MappingProxyType(header)
+    )
 
 
 def _real_values(pixels: np.ndarray, dataset: Any) -> np.ndarray:
@@ -89,10 +160,29 @@ def _real_values(pixels: np.ndarray, dataset: Any) -> np.ndarray:
 
 
 def _spacing(dataset: Any) -> tuple[float, float] | None:
-    value = dataset.get("PixelSpacing")
-    if value is None or len(value) != 2 or min(float(side) for side in value) <= 0:
-        return None
-    return float(value[0]), float(value[1])
+    """Return (row, column) millimetres: PixelSpacing, else what the ultrasound regions that hold an image agree on."""
+    spacing = numbers(dataset, "PixelSpacing")
+    if len(spacing) == 2:
+        return _within_bounds(spacing[0], spacing[1])
+    found = {
+        _within_bounds(10 * rows[0], 10 * columns[0])
+        for region in list(dataset.get("SequenceOfUltrasoundRegions") or ())[:_MAX_REGIONS]
+        if _is_spatial(region)
+        and (rows := numbers(region, "PhysicalDeltaY"))
+        and (columns := numbers(region, "PhysicalDeltaX"))
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_spatial(region: Any) -> bool:
+    """Return whether both axes of an ultrasound region are lengths; a trace or a spectrum has time or speed on one."""
+    units = (numbers(region, keyword) for keyword in ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection"))
+    return all(unit == [_CENTIMETRES] for unit in units)
+
+
+def _within_bounds(row_mm: float, column_mm: float) -> tuple[float, float] | None:
+    low, high = _SPACING_BOUNDS_MM
+    return (row_mm, column_mm) if low <= row_mm <= high and low <= column_mm <= high else None
 
 
 def plane_of(orientation: Any) -> str | None:

@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from medvista_ray.errors import ImageError
 from medvista_ray.images.dicom import DicomImage, plane_of, read_dicom
+from medvista_ray.images.dicom_fields import HEADER_NAMES
 
 STORED = np.array([[0, 1, 2], [100, 200, 4095]], np.uint16)
 CANARIES = {
@@ -65,8 +66,10 @@ def write(folder: Path, dataset: Dataset, name: str = "a.dcm") -> Path:
 
 def test_the_record_holds_the_allow_list_and_nothing_else():
     names = [field.name for field in dataclasses.fields(DicomImage)]
-    assert names == ["values", "modality", "spacing_mm", "plane", "bits_stored"]
-    assert not hasattr(DicomImage, "__dict__") or "__dict__" not in dir(read_dicom(get_testdata_file("CT_small.dcm")))
+    assert names == ["values", "modality", "spacing_mm", "plane", "bits_stored", "header"]
+    image = read_dicom(Path(get_testdata_file("CT_small.dcm")))
+    assert not hasattr(image, "__dict__")
+    assert set(image.header) <= set(HEADER_NAMES)
 
 
 def test_rescaled_values_spacing_and_plane(tmp_path):
@@ -97,7 +100,7 @@ def test_monochrome1_is_turned_round(tmp_path):
     assert np.array_equal(image.values, 4095 - STORED.astype(np.float32))
 
 
-@pytest.mark.parametrize("spacing", [None, [0, 1], [-1, 1]])
+@pytest.mark.parametrize("spacing", [None, [0, 1], [-1, 1], [1, 1e9], [1]])
 def test_a_spacing_that_is_none(tmp_path, spacing):
     elements = {} if spacing is None else {"PixelSpacing": spacing}
     assert read_dicom(write(tmp_path, make_dataset(**elements))).spacing_mm is None
@@ -132,12 +135,12 @@ def test_one_frame_of_many(tmp_path):
 
 def test_ybr_comes_out_as_rgb():
     """The sample is a grey echo with a coloured bar; as raw YBR its mean colour would be green and magenta."""
-    values = read_dicom(get_testdata_file("examples_ybr_color.dcm")).values
+    values = read_dicom(Path(get_testdata_file("examples_ybr_color.dcm"))).values
     assert (values.dtype, values.shape) == (np.uint8, (240, 320, 3))
     spread = np.ptp(values.reshape(-1, 3).mean(axis=0))
     assert spread < 2
     flat = pydicom.dcmread(get_testdata_file("SC_ybr_full_422_uncompressed.dcm"))
-    red = read_dicom(get_testdata_file("SC_ybr_full_422_uncompressed.dcm")).values[5, 50]
+    red = read_dicom(Path(get_testdata_file("SC_ybr_full_422_uncompressed.dcm"))).values[5, 50]
     assert flat.PhotometricInterpretation == "YBR_FULL_422"
     assert np.abs(red.astype(int) - (255, 0, 0)).max() <= 2
 
