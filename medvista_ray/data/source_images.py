@@ -17,6 +17,7 @@ from medvista_ray.errors import MissingPackageError
 from medvista_ray.images.dicom import read_dicom
 from medvista_ray.images.geometry import downscale
 from medvista_ray.images.windowing import DEFAULT_PRESET, PRESETS, apply_window, to_rgb
+from medvista_ray.images.windowing import display_scale as display_scale
 
 MAX_SIDE_PX = 768  # larger sources are shrunk once: an item is 252 px wide
 SLICE_RANGE = (0.25, 0.75)  # the part of each axis of a volume that shows anatomy
@@ -50,17 +51,6 @@ def load_source_images(entry: ManifestEntry) -> tuple[SourceImage, ...]:
         x0, y0, x1, y1 = entry.region
         values = values[y0:y1, x0:x1]
     return (_make(entry, values, dicom.spacing_mm, dicom.plane),)
-
-
-def display_scale(values: np.ndarray) -> np.ndarray:
-    """Put MR or CR intensities on the scale of the default window: percentiles 1 and 99.5 become its two ends.
-
-    MR has no Hounsfield units; this is our choice, so that one set of presets serves both.
-    """
-    low, high = np.percentile(values, [1.0, 99.5])
-    center, width = PRESETS[DEFAULT_PRESET]
-    scaled = (values - low) / max(float(high - low), 1e-6) * width + center - width / 2
-    return np.asarray(scaled, dtype=np.float32)
 
 
 def _make(

@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 from numpy.lib import format as npy_format
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medvista_ray.errors import ImageError
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, ImageRef
@@ -60,18 +60,27 @@ def encode_npy(values: np.ndarray) -> bytes:
 
 
 def decode(data: bytes, mime: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode to uint8 [H, W, 3], or to stored values [H, W] for `.npy`; `ImageError` says what is wrong."""
+    """Decode to uint8 [H, W, 3], upright as EXIF says, or to stored values [H, W] for `.npy`.
+
+    Grey, palette and CMYK become RGB; of an image with an alpha channel the colours are kept and alpha is dropped.
+
+    Raises:
+        ImageError: the bytes are no such image, are damaged, animated, of more than 8 bits (PNG), or too large; sizes
+            are checked before pixels are decoded.
+    """
     if mime == NPY_MIME:
         return _decode_npy(data, max_pixels)
     if mime not in _PILLOW_FORMATS:
         raise ImageError(f"format {mime!r} is not allowed; use one of {sorted([*_PILLOW_FORMATS, NPY_MIME])}")
     try:
         with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[mime]]) as image:
-            if image.width * image.height > max_pixels:
-                raise ImageError(f"{image.width} x {image.height} pixels are more than the cap of {max_pixels}")
+            if not 1 <= image.width * image.height <= max_pixels:
+                raise ImageError(f"{image.width} x {image.height} pixels are not between 1 and the cap of {max_pixels}")
+            if getattr(image, "is_animated", False) and image.format == "PNG":
+                raise ImageError("an animated PNG has no single picture; store the frame that counts")
             if image.mode.startswith(_DEEP_MODES):
                 raise ImageError(f"{mime} of more than 8 bits ({image.mode}) is not allowed; store the values as .npy")
-            return np.array(image.convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError as error:  # its text names a buffer of ours
         raise ImageError(f"not a readable {mime} image") from error
     except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

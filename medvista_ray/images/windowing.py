@@ -22,7 +22,11 @@ DEFAULT_PRESET = "soft_tissue"
 
 
 def apply_window(values: np.ndarray, *, center: float, width: float) -> np.ndarray:
-    """Map stored values [H, W] linearly from [center - width/2, center + width/2] to uint8 0..255, clipped."""
+    """Map stored values [H, W] linearly from [center - width/2, center + width/2] to uint8 0..255, clipped.
+
+    This is the VOI LUT function LINEAR_EXACT of DICOM (PS3.3 C.11.2.1.3.2), rounded to grey levels. The default
+    function, LINEAR, has a window of one value less: the two differ by 255 / width grey levels at most, and rounding.
+    """
     if width <= 0:
         raise ValueError(f"a window has a positive width, got {width}")
     low = center - width / 2
@@ -32,3 +36,14 @@ def apply_window(values: np.ndarray, *, center: float, width: float) -> np.ndarr
 def to_rgb(grey: np.ndarray) -> np.ndarray:
     """Repeat grey levels [H, W] to [H, W, 3]."""
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def display_scale(values: np.ndarray) -> np.ndarray:
+    """Put intensities without a unit on the scale of the default window: percentiles 1 and 99.5 become its two ends.
+
+    Only CT has Hounsfield units; this is our choice, so that one set of presets serves MR and X-ray too.
+    """
+    low, high = np.percentile(values, [1.0, 99.5])
+    center, width = PRESETS[DEFAULT_PRESET]
+    scaled = (values - low) / max(float(high - low), 1e-6) * width + center - width / 2
+    return np.asarray(scaled, dtype=np.float32)
