@@ -1,46 +1,60 @@
-"""Is an answer right? Exact rules per kind of question; an answer that merely contains the label is wrong.
+"""Is an answer right? One exact rule for each kind of answer; an answer that merely contains the label is wrong.
 
-Closed question: the choice id, after strip and casefold. Number: within the reference's relative tolerance, in the
-reference's unit. Anything else: equal text after casefold, runs of blanks taken as one.
+choice: the id or the text of one choice, yes or no without choices (`choices.py`). text: equal after normalising
+(`text.py`). number: within the tolerance after conversion of units (`numbers.py`). boxes: a box score above 0.5
+(`boxes.py`). list: the same items in the same order (`lists.py`). A mask is no text: rubrics grade it (`masks.py`).
 """
 
 from __future__ import annotations
 
+from medvista_ray.rewards.boxes import MIN_RIGHT_IOU, grade_boxes, parse_boxes
+from medvista_ray.rewards.choices import find_choice
+from medvista_ray.rewards.lists import is_right_list, parse_list
+from medvista_ray.rewards.numbers import is_readable_number, is_right_number
+from medvista_ray.rewards.text import is_same_text
 from medvista_ray.types.messages import Reference, Task
-from medvista_ray.types.quantity import parse_number
 
-MILLIMETRES = "mm"  # the unit a number without one is in, as `measure` writes it
+MAX_ANSWER_CHARS = 16_384  # a longer one is not read, and not right
 
 
 def is_correct(answer: str, *, task: Task, reference: Reference) -> bool:
-    """Return whether an answer is right."""
-    if task.choices:
-        return normalize_choice(answer) == normalize_choice(reference.answer)
-    if reference.tolerance is not None:
-        return _is_close(answer, reference.answer, reference.tolerance)
-    return _normalize_text(answer) == _normalize_text(reference.answer)
+    """Return whether an answer is right; never for a mask, which is not in the answer."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return False
+    match task.answers_with:
+        case "choice":
+            named = find_choice(answer, task.choices)
+            return named is not None and named == find_choice(reference.answer, task.choices)
+        case "number":
+            return is_right_number(answer, task=task, reference=reference)
+        case "boxes":
+            return grade_boxes(answer, task=task, reference=reference) > MIN_RIGHT_IOU
+        case "list":
+            return is_right_list(answer, reference)
+        case "mask":
+            return False
+    if task.answer_kind is None and _has_tolerance(reference):
+        return is_right_number(answer, task=task, reference=reference)
+    return is_same_text(answer, (reference.answer, *reference.aliases))
 
 
 def is_valid_answer(answer: str, task: Task) -> bool:
-    """Return whether an answer is one that the question allows; needs no reference."""
-    if task.choices:
-        return normalize_choice(answer) in {normalize_choice(choice.choice_id) for choice in task.choices}
+    """Return whether an answer is one that the question allows; needs no reference. Any text may stand by a mask."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return False
+    match task.answers_with:
+        case "choice":
+            return find_choice(answer, task.choices) is not None
+        case "number":
+            return is_readable_number(answer, unit=task.unit)
+        case "boxes":
+            return parse_boxes(answer) is not None
+        case "list":
+            return bool(parse_list(answer))
+        case "mask":
+            return True
     return bool(answer.strip())
 
 
-def normalize_choice(text: str) -> str:
-    """Return a choice id as it is compared."""
-    return text.strip().casefold()
-
-
-def _is_close(answer: str, expected: str, tolerance: float) -> bool:
-    given, wanted = parse_number(answer), parse_number(expected)
-    if given is None or wanted is None:
-        return False
-    if given[1] not in ("", wanted[1] or MILLIMETRES):
-        return False
-    return abs(given[0] - wanted[0]) <= tolerance * abs(wanted[0])
-
-
-def _normalize_text(text: str) -> str:
-    return " ".join(text.split()).casefold()
+def _has_tolerance(reference: Reference) -> bool:
+    return reference.tolerance is not None or reference.absolute_tolerance is not None

@@ -1,4 +1,8 @@
-"""The contract of a rubric: which facts of an episode it sees, and what it gives back. Knows no env and no tokens."""
+"""The contract of a rubric: which facts of an episode it sees, and what it gives back. Knows no env and no tokens.
+
+Evaluation counts an episode as right when the part `correct` of its breakdown is > 0: a rubric has that part, positive
+exactly when the episode is right, and pays what is nearly right under another name.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,9 @@ class FinishedEpisode:
     """What an episode left behind for its rubric."""
 
     actions: tuple[ScoredAction, ...]
-    answer: str | None = None  # text of the answer; None when the episode ended without one
+    answer: str | None = None  # its text, or the name of the action that ended it; None when it ended without either
     cited_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # [K, 4], pixels of image 0
-    masks: tuple[np.ndarray, ...] = ()  # bool [H, W] of image 0, the mask after each action that changed it
+    masks: tuple[np.ndarray, ...] = ()  # bool [H, W] of image 0, the mask after each action that gave one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,11 @@ class Score:
 
     reward: float
     breakdown: Mapping[str, float] = field(default_factory=dict)  # by name; sums to `reward`
+
+
+def make_score(**parts: float) -> Score:
+    """Add up the parts of a reward."""
+    return Score(reward=sum(parts.values()), breakdown=parts)
 
 
 class Rubric(Protocol):

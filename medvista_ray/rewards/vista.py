@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from medvista_ray.rewards.grading import is_correct
 from medvista_ray.rewards.repetition import compute_loop_excess
-from medvista_ray.rewards.rubric import FinishedEpisode, Score
+from medvista_ray.rewards.rubric import FinishedEpisode, Score, make_score
 from medvista_ray.types.messages import Reference, Task
 
 # (excess characters from which a level holds, its penalty), worst first
@@ -25,10 +25,19 @@ def compute_repetition(text: str) -> float:
     return next((penalty for bound, penalty in REPETITION_LEVELS if excess >= bound), 0.0)
 
 
+def compute_episode_repetition(episode: FinishedEpisode) -> float:
+    """Return the penalty for repetition over the text of all actions."""
+    return compute_repetition(" ".join(action.text for action in episode.actions))
+
+
+def is_complete(episode: FinishedEpisode) -> bool:
+    """Return whether every action is well-formed and the last one is an answer."""
+    return episode.answer is not None and all(action.is_well_formed for action in episode.actions)
+
+
 def compute_format(episode: FinishedEpisode) -> float:
-    """Return +1.0 when every action is well-formed and the last one is an answer, else -1.0."""
-    is_complete = episode.answer is not None and all(action.is_well_formed for action in episode.actions)
-    return WELL_FORMED if is_complete else NOT_WELL_FORMED
+    """Return +1.0 for a complete episode, else -1.0."""
+    return WELL_FORMED if is_complete(episode) else NOT_WELL_FORMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +46,12 @@ class VistaRubric:
 
     def score(self, episode: FinishedEpisode, *, task: Task, reference: Reference) -> Score:
         """Score a finished episode; `breakdown` has `repetition`, `format` and `correct`."""
-        repetition = compute_repetition(" ".join(action.text for action in episode.actions))
-        if repetition:
-            return _make_score(repetition=repetition, format=0.0, correct=0.0)
+        if repetition := compute_episode_repetition(episode):
+            return make_score(repetition=repetition, format=0.0, correct=0.0)
         form = compute_format(episode)
         right = (
             form == WELL_FORMED
             and episode.answer is not None
             and is_correct(episode.answer, task=task, reference=reference)
         )
-        return _make_score(repetition=0.0, format=form, correct=float(right))
-
-
-def _make_score(**levels: float) -> Score:
-    return Score(reward=sum(levels.values()), breakdown=levels)
+        return make_score(repetition=0.0, format=form, correct=float(right))
