@@ -1,9 +1,10 @@
-"""A scripted expert with a wrong habit, for the demo families. It sees references: its output is training data only.
+"""A scripted expert with a wrong habit, for our families. It sees references: its output is training data only.
 
 Zoom: it looks at the right region in `right_share` of the episodes, else always at the centre. Window: the right preset
 in that share, else always the default one. A wrong look ends in a guess, but for `second_look_share` of them, after
 which it looks at the right place: that one may look again is part of the protocol. So fine-tuning teaches the protocol
-and a bad habit, and reinforcement learning has something real to fix. Measure and structure it does right.
+and a bad habit, and reinforcement learning has something real to fix. Measure and structure it does right. Boxes and
+masks: the box of the object in `right_share` of the episodes, else the middle of the image.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from medvista_ray.errors import DataError
 from medvista_ray.images.windowing import DEFAULT_PRESET
 from medvista_ray.types.messages import Reference, Task
 
+MIDDLE = (333, 333, 667, 667)
 GRID_EDGES = (0, 333, 667, 1000)
 TOO_SMALL, NOT_VISIBLE, VISIBLE = "Too small.", "Not visible.", "I see it."
 CLEAR, MEASURE, NO_TOOL = "Clear enough.", "Measure it.", "Cannot tell."
@@ -58,6 +60,8 @@ def plan_expert(
         return plan_answer_only(task, reference)
     if task.family == measure.FAMILY:
         return _plan_measure(task, reference)
+    if task.answers_with in ("boxes", "mask"):
+        return _plan_outline(task, reference, is_right=bool(rng.random() < right_share))
     right, habitual = _find_looks(task, reference)
     is_right = bool(rng.random() < right_share)
     guess = task.choices[int(rng.integers(len(task.choices)))].choice_id
@@ -80,7 +84,32 @@ def _find_looks(task: Task, reference: Reference) -> tuple[_Look, _Look]:
         if found is None:
             raise DataError(f"the expert cannot read the kind of insert in {task.question!r}")
         return ("window_level", {"preset": found.group(1)}), ("window_level", {"preset": DEFAULT_PRESET})
-    raise DataError(f"coldstart.source: the scripted expert knows no family {task.family!r}; use recorded trajectories")
+    raise DataError(
+        f"coldstart.source: the scripted expert knows no family {task.family!r}; "
+        "give coldstart.expert=pkg.module:function, or a recording"
+    )
+
+
+def _plan_outline(task: Task, reference: Reference, *, is_right: bool) -> tuple[str, ...]:
+    """Plan an episode of `GroundingEnv` or `InteractiveSegmentationEnv`."""
+    boxes = _in_thousandths(_outlines(reference), task) if is_right else [list(MIDDLE)]
+    thought = VISIBLE if is_right else NO_TOOL
+    if task.answers_with == "boxes":
+        return (write_answer(thought, json.dumps(boxes)),)
+    return write_call(thought, "add_bbox", {"bbox": boxes[0]}), write_call(CLEAR, "stop_action", {})
+
+
+def _outlines(reference: Reference) -> list[list[float]]:
+    """Return the boxes to find in pixels, or the one around the mask."""
+    if reference.mask is None:
+        return [[float(side) for side in box] for box in reference.boxes]
+    rows, columns = np.flatnonzero(reference.mask.any(axis=1)), np.flatnonzero(reference.mask.any(axis=0))
+    return [[float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]]
+
+
+def _in_thousandths(boxes: list[list[float]], task: Task) -> list[list[int]]:
+    sides = (task.images[0].width, task.images[0].height) * 2
+    return [[round(value * 1000 / side) for value, side in zip(box, sides, strict=True)] for box in boxes]
 
 
 def _conclude(reference: Reference, guess: str, *, sees_it: bool) -> str:

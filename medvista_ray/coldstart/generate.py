@@ -6,19 +6,20 @@ later. The filter keeps what the env found well-formed.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medvista_ray.coldstart.expert import plan_answer_only, plan_expert
-from medvista_ray.errors import DataError
+from medvista_ray.errors import ConfigError, DataError
 from medvista_ray.rendering.renderer import QwenRenderer
 from medvista_ray.rollout.env_factory import EnvFactory
 from medvista_ray.rollout.episode import EpisodeKey, EpisodeRunner, EpisodeSettings
 from medvista_ray.types.protocols import TaskRecord, TaskSource
 from medvista_ray.types.sampling import GenerateRequest, GenerateResult
-from medvista_ray.types.trajectories import Trajectory, VersionSpan, format_group_id
+from medvista_ray.types.trajectories import StopReason, Trajectory, VersionSpan, format_group_id
 
 Planner = Callable[[TaskRecord, np.random.Generator], tuple[str, ...]]
 
@@ -83,6 +84,19 @@ def make_expert_planner(*, right_share: float, second_look_share: float) -> Plan
     )
 
 
+def load_planner(target: str) -> Planner:
+    """Import `pkg.module:function` as a planner; `ConfigError` names the key when there is none."""
+    module_name, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"coldstart.expert={target!r}: cannot import {module_name!r}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"coldstart.expert={target!r}: {module_name} has no function {name!r}")
+    planner: Planner = found
+    return planner
+
+
 def make_answer_planner() -> Planner:
     """Plan the bare right answer."""
     return lambda record, rng: plan_answer_only(record.task, record.reference)
@@ -135,7 +149,8 @@ def join_cold_start(parts: Sequence[ColdStartData]) -> ColdStartData:
 def is_well_formed(trajectory: Trajectory) -> bool:
     """Keep live trajectories whose every turn the env found well-formed and whose calls all worked."""
     failed = any(turn.tool_failure is not None for turn in trajectory.turns)
-    return trajectory.is_live and not failed and trajectory.reward_breakdown.get("format", 0.0) > 0
+    ended_well = trajectory.stop_reason is StopReason.ANSWERED  # what an env without a format level can say
+    return trajectory.is_live and not failed and trajectory.reward_breakdown.get("format", float(ended_well)) > 0
 
 
 def keep_well_formed(trajectories: Sequence[Trajectory]) -> Iterator[Trajectory]:

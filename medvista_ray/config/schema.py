@@ -189,7 +189,8 @@ class SFTConfig:
 class ColdStartConfig:
     """Where SFT data come from."""
 
-    source: str = "expert"  # expert | a trajectories folder written by `medvista`
+    source: str = "expert"  # expert | RUN_DIRECTORY:LABEL, a recording written by `medvista`
+    expert: str = ""  # pkg.module:function that plans an episode from a task record; empty = the scripted expert
     num_trajectories: int = 4096
     right_share: float = 0.35  # how often the scripted expert looks at the right place
     second_look_share: float = 0.0  # how often it looks again, there, after a look that showed nothing

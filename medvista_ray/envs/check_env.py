@@ -123,17 +123,17 @@ def _check_no_label(subject: Subject) -> list[str]:
 
 def _check_deadline(subject: Subject) -> list[str]:
     """Call a tool that hangs; an env that runs no tools of ours has nothing to show here."""
+    before = _children()
     with _made(subject, tools=(*subject.tools, HANG_SPEC), tool_timeout_s=HANG_TIMEOUT_S) as env:
         _reset(env, next(iter(_records(subject))))
         started = time.perf_counter()
         observation, *_ = env.step(_write_call("hang", {}))
         wall_s = time.perf_counter() - started
-        pids = _children()
     if wall_s > HANG_TIMEOUT_S + _START_S:
         return [f"a hung tool held step() for {wall_s:.1f} s, its deadline is {HANG_TIMEOUT_S:g} s"]
     if "no tool" not in observation["messages"] and "timed_out" not in observation["messages"]:
         return [f"the time-out of a hung tool is not in the observation: {observation['messages'][:120]}"]
-    return [f"process {pid} outlived close()" for pid in pids if pid in _children()]
+    return [f"process {pid} outlived close()" for pid in _children() - before]
 
 
 def _check_close(subject: Subject) -> list[str]:

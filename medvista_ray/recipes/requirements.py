@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import MappingProxyType
 
+from medvista_ray.coldstart.generate import load_planner
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.data.demo import FAMILIES
 from medvista_ray.data.manifest import Split
@@ -50,6 +51,8 @@ def check_run(config: RunConfig, *, splits: Sequence[Split], needs_ray: bool) ->
     read_family(resolve_policy_path(config.policy.path))
     load_env_class(config.env.target)
     load_tools(config.env.tools)
+    if config.coldstart.expert:
+        load_planner(config.coldstart.expert)
     _check_data(config, splits)
 
 

@@ -15,12 +15,16 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+
 from medvista_ray.assembly import MIB, load_run_renderer, make_episode_settings
 from medvista_ray.coldstart.generate import (
     ColdStartData,
+    Planner,
     generate_cold_start,
     join_cold_start,
     keep_well_formed,
+    load_planner,
     make_answer_planner,
     make_expert_planner,
 )
@@ -61,15 +65,11 @@ def _play_piece(config: RunConfig, indices: range) -> ColdStartData:
     data = replace(config.data, num_tasks=config.coldstart.num_trajectories)
     tasks = make_training_tasks(replace(config, data=data, seed=config.seed + 1))
     factory = make_env_factory(config.env, cache_bytes=config.rollout.blob_cache_mb * MIB)
-    expert = make_expert_planner(
-        right_share=config.coldstart.right_share, second_look_share=config.coldstart.second_look_share
-    )
-    planner = expert if config.env.offer_tools else make_answer_planner()
     try:
         return asyncio.run(
             generate_cold_start(
                 tasks,
-                planner=planner,
+                planner=_make_planner(config),
                 factory=factory,
                 renderer=load_run_renderer(config),
                 settings=make_episode_settings(config),
@@ -79,6 +79,22 @@ def _play_piece(config: RunConfig, indices: range) -> ColdStartData:
         )
     finally:
         factory.close()
+
+
+def _make_planner(config: RunConfig) -> Planner:
+    if config.coldstart.expert:
+        return load_planner(config.coldstart.expert)
+    if not config.env.offer_tools:
+        return make_answer_planner()
+    return make_expert_planner(
+        right_share=config.coldstart.right_share, second_look_share=config.coldstart.second_look_share
+    )
+
+
+def check_expert(config: RunConfig) -> None:
+    """Plan one episode before anything is written; `DataError` when the expert cannot."""
+    if config.coldstart.source == "expert":
+        _make_planner(config)(make_training_tasks(config)[0], np.random.default_rng(config.seed))
 
 
 def run_sft(config: RunConfig, *, run: RunDirectory, label: str, reporter: Reporter) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from medvista_ray.assembly import StartRuntime
 from medvista_ray.config.schema import RunConfig
-from medvista_ray.data.sources import DRAWN_SETS
 from medvista_ray.driver.checkpoint import list_checkpoints
 from medvista_ray.errors import ConfigError, StoppedError
 from medvista_ray.evaluation.statistics import rows_of_summary
@@ -17,7 +16,7 @@ from medvista_ray.recipes.evaluate import run_evaluation
 from medvista_ray.recipes.inputs import compute_input_digest
 from medvista_ray.recipes.progress import Reporter
 from medvista_ray.recipes.rl import run_rl
-from medvista_ray.recipes.sft import run_sft
+from medvista_ray.recipes.sft import check_expert, run_sft
 from medvista_ray.recipes.summary import make_summary
 from medvista_ray.runs.directory import RunDirectory
 from medvista_ray.runs.memory import MemorySampler
@@ -37,11 +36,7 @@ def run_fine_tuning(config: RunConfig, folder: Path, *, fresh: bool = False) -> 
     Raises:
         ConfigError: there is a finished run in the folder and `fresh` was not asked for.
     """
-    if config.coldstart.source == "expert" and config.data.source not in DRAWN_SETS:
-        raise ConfigError(
-            f"coldstart.source: the scripted expert does not know data.source={config.data.source}; "
-            "give RUN_DIRECTORY:LABEL of recorded trajectories"
-        )
+    check_expert(config)
     found = RunDirectory(folder)
     if found.model_path(SFT_LABEL).is_dir() and not fresh:
         raise ConfigError(f"out: {folder} holds a finished run: give another run_name or --out, or --fresh")

@@ -10,11 +10,10 @@ from command_line import MEDVISTA, SMALL_RUN, make_environment
 RunMedvista = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def medvista(tmp_path: Path) -> RunMedvista:
+@pytest.fixture(scope="session")
+def medvista(tmp_path_factory: pytest.TempPathFactory) -> RunMedvista:
     """Return a function that runs `medvista` in an empty folder and waits for it."""
-    empty = tmp_path / "cwd"
-    empty.mkdir()
+    empty = tmp_path_factory.mktemp("cwd")
 
     def run(
         arguments: Sequence[str | Path],
