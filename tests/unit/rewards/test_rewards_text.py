@@ -16,7 +16,8 @@ words = st.text(alphabet="ab the,.-%A1 左肺\u3000\u0301", max_size=24)
      ("hepatitis A", "hepatitis a"), ("A", "a"), ("the", "the"), ("A, B", "a b"), ("\uff21\uff22\uff43", "abc"),
      ("ﬁbrosis", "fibrosis"), ("1.5 cm", "1.5 cm"), ("-5", "-5"), ("\u22125", "-5"), ("T-12", "t 12"), ("50%", "50%"),
      ("<5 mm", "<5 mm"), ("HER2+", "her2+"), ("左肺。", "左肺"), ("左 肺", "左肺"), ("左\u3000肺", "左肺"),
-     ("CT 图像", "ct 图像"), ("le\u200bft", "left"), ("Straße", "strasse"), ("cafe\u0301", "café"), ("...", ""), ("", "")],
+     ("CT 图像", "ct 图像"), ("le\u200bft", "left"), ("Straße", "strasse"),
+     ("cafe\u0301", "café"), ("...", ""), ("", "")],
 )  # fmt: skip
 def test_normalising_drops_what_makes_no_difference_and_keeps_what_does(text, normal):
     assert normalize_text(text) == normal
@@ -32,8 +33,9 @@ def test_normalising_twice_changes_nothing(text):
 @pytest.mark.parametrize(
     ("answer", "right"),
     [("left  Lung", True), ("Left lung.", True), ("the left lung", True), ("LL", True), ("左肺", True),
-     ("左肺。", True), ("lung", False), ("left lung field", False), ("left", False), ("", False), ("not left lung", False),
-     ("left lung, right lung", False), ("左肺和右肺", False), ("肺", False), ("left lung left lung", False)],
+     ("左肺。", True), ("lung", False), ("left lung field", False), ("left", False), ("", False),
+     ("not left lung", False), ("left lung, right lung", False), ("左肺和右肺", False),
+     ("肺", False), ("left lung left lung", False)],
 )  # fmt: skip
 def test_open_text_is_equal_to_the_answer_or_an_alias_or_wrong(answer, right):
     assert is_same_text(answer, ("left lung", "LL", "左肺")) is right
@@ -48,8 +50,8 @@ def test_signs_without_words_are_compared_as_they_stand():
 @pytest.mark.parametrize(
     ("answer", "reference", "f1"),
     [("left lung", "left lung", 1.0), ("the left lung", "left lung.", 1.0), ("lung", "left lung", 2 / 3),
-     ("a b", "c", 0.0), ("left left", "left", 2 / 3), ("左肺", "左下肺", 0.8), ("", "", 1.0), ("", "lung", 0.0), ("...", "", 1.0),
-     ("in the upper lobe of left lung", "left lung", 0.5), ("CT图像", "CT", 0.5)],
+     ("a b", "c", 0.0), ("left left", "left", 2 / 3), ("左肺", "左下肺", 0.8), ("", "", 1.0), ("", "lung", 0.0),
+     ("...", "", 1.0), ("in the upper lobe of left lung", "left lung", 0.5), ("CT图像", "CT", 0.5)],
 )  # fmt: skip
 def test_token_f1_counts_common_words(answer, reference, f1):
     assert token_f1(answer, reference) == pytest.approx(f1)
