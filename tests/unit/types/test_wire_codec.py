@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medvista_ray.errors import WireError
 from medvista_ray.types import wire, wire_schema
-from medvista_ray.types.messages import Choice, ImagePart, ImageRef, Message, Task, TextPart
+from medvista_ray.types.messages import Choice, ImagePart, ImageRef, Message, Task, TextPart, VolumeRef
 from medvista_ray.types.samples import BatchShard, BatchTotals, make_training_sample
 from medvista_ray.types.tool_calls import ToolCall, ToolFailure
 from medvista_ray.types.trajectories import ImageSpan, StopReason, Trajectory, TrajectoryGroup, Turn, VersionSpan
@@ -47,13 +47,25 @@ turns = st.builds(
     tool_call=st.none() | st.builds(ToolCall, name=texts, arguments=st.dictionaries(texts, json_values, max_size=3)),
     tool_failure=st.none() | st.sampled_from(ToolFailure),
 )
+sides = st.integers(1, 512)
+volumes = st.builds(
+    VolumeRef,
+    digest=texts,
+    shape=st.tuples(sides, sides, sides),
+    spacing_mm=st.tuples(floats, floats, floats),
+    modality=st.none() | texts,
+)
 tasks = st.builds(
     Task,
     task_id=texts,
     family=texts,
     question=texts,
     images=st.lists(images, max_size=2).map(tuple),
+    volumes=st.lists(volumes, max_size=1).map(tuple),
     choices=st.lists(st.builds(Choice, choice_id=texts, text=texts), max_size=2).map(tuple),
+    answer_kind=st.none() | st.sampled_from(["choice", "text", "number", "boxes", "mask", "list"]),
+    unit=texts,
+    headers=st.dictionaries(texts, st.dictionaries(texts, texts | st.integers(-99, 99), max_size=2), max_size=2),
     metadata=st.dictionaries(
         texts, texts | st.integers(-(2**63), 2**63 - 1) | st.booleans() | st.floats(allow_nan=False), max_size=4
     ),
