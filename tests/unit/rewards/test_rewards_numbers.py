@@ -54,6 +54,7 @@ def test_the_wider_tolerance_holds_and_none_means_equal():
     assert grade("119", "100", tolerance=0.2, absolute=1.0)
     assert grade("0.4", "0", tolerance=None, absolute=0.5)
     assert grade("1.2 cm", "12", tolerance=None)
+    assert grade("1.1 mm", "0.11 cm", tolerance=None)  # 1.1 / 10 is not 0.11 in binary
     assert not grade("12.01", "12", tolerance=None)
     assert grade("1.15 cm", "10", unit="mm", tolerance=None, absolute=2.0)  # in the unit of the reference
 
