@@ -17,7 +17,7 @@ from medvista_ray.envs.protocol_text import Malformed, parse_action
 from medvista_ray.envs.tool_env import Episode, ToolEnv
 from medvista_ray.rewards.boxes import parse_boxes
 from medvista_ray.rewards.rubric import FinishedEpisode
-from medvista_ray.types.messages import Task
+from medvista_ray.types.messages import AnswerKind, Task
 from medvista_ray.types.protocols import TaskSource
 
 _CITATION = re.compile(r"<box>([^<>]{1,200})</box>")
@@ -28,6 +28,7 @@ class GroundingEnv(ToolEnv):
     """Boxes as answers, boxes as evidence."""
 
     default_rubric: ClassVar[str] = "grounding"
+    answer_kinds: ClassVar[tuple[AnswerKind, ...]] = ("boxes",)
 
     @classmethod
     def make_default_config(cls) -> EnvConfig:

@@ -24,7 +24,7 @@ from medvista_ray.errors import ConfigError
 from medvista_ray.rewards.rubric import FinishedEpisode
 from medvista_ray.tools.base import CallKey
 from medvista_ray.tools.runner import ToolDescription, make_failure
-from medvista_ray.types.messages import Message
+from medvista_ray.types.messages import AnswerKind, Message
 from medvista_ray.types.protocols import TaskSource
 from medvista_ray.types.tool_calls import ToolCall, ToolFailure, ToolOutcome
 from medvista_ray.types.trajectories import StopReason
@@ -104,6 +104,7 @@ class InteractiveSegmentationEnv(ToolEnv):
     """Outline an object in image 0. Tools of the config beside `segment` are offered too, and cost a turn each."""
 
     default_rubric: ClassVar[str] = "segmentation"
+    answer_kinds: ClassVar[tuple[AnswerKind, ...]] = ("mask",)
 
     def __init__(self, **parts: Any) -> None:
         """Take what `ToolEnv` takes."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from medvista_ray.config.schema import EnvConfig
 from medvista_ray.envs.tool_env import ToolEnv
+from medvista_ray.types.messages import AnswerKind
 from medvista_ray.types.protocols import TaskSource
 
 
@@ -12,6 +15,8 @@ class MedicalVQAEnv(ToolEnv):
 
     Without an answer the format level is -1, since the protocol asks for one: calling tools for ever pays nothing.
     """
+
+    answer_kinds: ClassVar[tuple[AnswerKind, ...]] = ("choice", "text", "number", "list")
 
     @classmethod
     def make_default_config(cls) -> EnvConfig:

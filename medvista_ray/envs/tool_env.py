@@ -15,7 +15,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,7 @@ from medvista_ray.config.schema import EnvConfig
 from medvista_ray.envs.prompts import make_question_message, make_system_message, make_tool_message, messages_to_json
 from medvista_ray.envs.protocol_text import Answer, BadCall, Call, Malformed, ParsedAction, parse_action
 from medvista_ray.envs.spaces import ImageTuple, UnicodeText
+from medvista_ray.errors import DataError
 from medvista_ray.images.codec import decode
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.rewards.grading import is_valid_answer
@@ -34,7 +35,7 @@ from medvista_ray.tools.base import CallKey
 from medvista_ray.tools.renderer import ViewRenderer
 from medvista_ray.tools.runner import ToolDescription, ToolRunner, make_failure, make_tool_runner
 from medvista_ray.tools.shelf import ImageShelf
-from medvista_ray.types.messages import Message, Reference, Task
+from medvista_ray.types.messages import AnswerKind, Message, Reference, Task
 from medvista_ray.types.protocols import BlobCache, TaskSource
 from medvista_ray.types.tool_calls import ToolCall, ToolFailure, ToolOutcome
 from medvista_ray.types.trajectories import StopReason
@@ -88,6 +89,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
     default_rubric: ClassVar[str] = "vista"
+    answer_kinds: ClassVar[tuple[AnswerKind, ...]] = get_args(AnswerKind)  # what its tasks may ask for
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         if unknown := sorted(given.keys() - _OPTIONS):
             raise ValueError(f"reset knows no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}")
         task, reference = self._pick_task(given)
+        self.check_task(task)
         self._episode = episode = self.make_episode(
             task=task,
             reference=reference,
@@ -197,6 +200,15 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
     @abstractmethod
     def make_default_tasks(cls) -> TaskSource:
         """Return the tasks of an env that is made without any."""
+
+    @classmethod
+    def check_task(cls, task: Task) -> None:
+        """Refuse a task that asks for what this family does not grade; `DataError` names both."""
+        if task.answers_with not in cls.answer_kinds:
+            raise DataError(
+                f"env.target: {cls.__name__} asks for {' or '.join(cls.answer_kinds)}, and task {task.task_id!r} of "
+                f"family {task.family!r} for {task.answers_with}: choose others with data.families, or another env"
+            )
 
     def make_episode(self, **facts: Any) -> Episode:
         """Make the state of one episode."""

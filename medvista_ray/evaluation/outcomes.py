@@ -88,6 +88,8 @@ def read_outcomes(path: Path) -> list[EpisodeOutcome]:
 def _has_valid_answer(trajectory: Trajectory, task: Task) -> bool:
     if trajectory.stop_reason is not StopReason.ANSWERED or not trajectory.turns:
         return False
+    if task.answers_with == "mask":  # what is graded is the mask it stopped with
+        return True
     action = parse_action(trajectory.turns[-1].action)
     return isinstance(action, Answer) and is_valid_answer(action.text, task)
 

@@ -80,3 +80,18 @@ def test_a_view_that_may_show_the_answer_is_refused() -> None:
             check_run(config, splits=("train",), needs_ray=True)
     other = replace(config, data=DataConfig(source="pocket", families=("structure",)))
     check_run(other, splits=("train",), needs_ray=True)
+
+
+def test_an_env_that_cannot_ask_the_tasks_is_refused() -> None:
+    config = RunConfig(
+        data=DataConfig(source="pocket", families=("structure",)),
+        env=EnvConfig(target="medvista_ray.envs.grounding:GroundingEnv"),
+    )
+    with pytest.raises(ConfigError, match=r"env\.target: GroundingEnv asks for boxes, .*'structure' for choice"):
+        check_run(config, splits=("train",), needs_ray=True)
+
+
+def test_an_unknown_rubric_is_refused() -> None:
+    config = RunConfig(data=DataConfig(source="pocket", families=("structure",)), env=EnvConfig(rubric="vsta"))
+    with pytest.raises(ConfigError, match=r"env\.rubric.*vista"):
+        check_run(config, splits=("train",), needs_ray=True)
