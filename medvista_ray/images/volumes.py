@@ -50,6 +50,12 @@ def num_slices(shape: tuple[int, int, int], plane: Plane) -> int:
     return shape[_AXES[plane]]
 
 
+def projected_slices(count: int, index: int, num_projected: int) -> range:
+    """Return the slices, of `count`, that a projection of `num_projected` around an index joins; fewer at the ends."""
+    first = index - (num_projected - 1) // 2
+    return range(max(0, first), min(count, first + num_projected))
+
+
 def cut_slice(
     volume: np.ndarray, spacing_mm: tuple[float, float, float], *, plane: Plane, index: int, num_projected: int = 1
 ) -> VolumeSlice:
@@ -62,8 +68,8 @@ def cut_slice(
     count = volume.shape[axis]
     if not 0 <= index < count:
         raise ImageError(f"{plane} slices are 0 to {count - 1}, there is no {index}")
-    first = max(0, index - (num_projected - 1) // 2)
-    slab = np.moveaxis(volume, axis, 0)[first : min(count, first + num_projected)]
+    joined = projected_slices(count, index, num_projected)
+    slab = np.moveaxis(volume, axis, 0)[joined.start : joined.stop]
     values = slab[0] if num_projected == 1 else slab.max(axis=0)  # [other axes in the order x, y, z]
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ImageError("a stored value is not a finite number")

@@ -16,6 +16,16 @@ POINT: Mapping[str, Any] = MappingProxyType(
 BOX: Mapping[str, Any] = MappingProxyType(
     {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 4, "maxItems": 4}
 )
+# A box of whole numbers, as `zoom` has it: shorter to write, and fine enough for what is shown.
+WHOLE_BOX: Mapping[str, Any] = MappingProxyType(
+    {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0},
+        "minItems": 4,
+        "maxItems": 4,
+        "description": "[x0, y0, x1, y1]",
+    }
+)
 UNIT: Mapping[str, Any] = MappingProxyType(
     {
         "type": "string",
@@ -37,7 +47,7 @@ def read_point(point: Sequence[float], unit: str, record: ImageRecord) -> tuple[
 
 
 def read_box(box: Sequence[float], unit: str, record: ImageRecord) -> Box:
-    """Return a box in pixels of `record.ref`; `ToolArgumentError` when it is empty or lies outside."""
+    """Return a box in pixels of `record.ref`; `ToolArgumentError` when it is empty or reaches outside."""
     if box[2] <= box[0] or box[3] <= box[1]:
         raise ToolArgumentError(f"the box {list(box)} is empty: x0 < x1 and y0 < y1 are needed")
     return (*read_point(box[:2], unit, record), *read_point(box[2:], unit, record))

@@ -19,6 +19,11 @@ BUILTIN_TOOLS: Mapping[str, str] = MappingProxyType(
         "window_level": "medvista_ray.tools.window_level:WindowLevel",
         "measure": "medvista_ray.tools.measure:Measure",
         "flip_rotate": "medvista_ray.tools.flip_rotate:FlipRotate",
+        "enhance": "medvista_ray.tools.enhance:Enhance",
+        "get_slice": "medvista_ray.tools.get_slice:GetSlice",
+        "ground": "medvista_ray.tools.ground:Ground",
+        "dicom_info": "medvista_ray.tools.dicom_info:DicomInfo",
+        "calculate": "medvista_ray.tools.calculate:Calculate",
     }
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")

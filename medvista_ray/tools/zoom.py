@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from medvista_ray.errors import ToolArgumentError
-from medvista_ray.images.geometry import Box, box_from_thousandths, crop_and_scale
+from medvista_ray.images.geometry import Box, crop_and_scale
 from medvista_ray.tools.base import IMAGE_INDEX, IndexedImage, Picture, Tool, ToolContext, ToolCost, ToolOutput
-from medvista_ray.tools.views import whole_pixels
+from medvista_ray.tools.coordinates import UNIT, WHOLE_BOX, read_box
+from medvista_ray.tools.views import View, whole_pixels
 
 
 class Zoom(Tool):
@@ -20,16 +20,7 @@ class Zoom(Tool):
     cost = ToolCost.INLINE
     parameters: ClassVar[Mapping[str, Any]] = {
         "type": "object",
-        "properties": {
-            "bbox": {
-                "type": "array",
-                "items": {"type": "integer", "minimum": 0, "maximum": 1000},
-                "minItems": 4,
-                "maxItems": 4,
-                "description": "[x0, y0, x1, y1] from 0 to 1000 of the image's width and height.",
-            },
-            "image": dict(IMAGE_INDEX),
-        },
+        "properties": {"bbox": dict(WHOLE_BOX), "unit": dict(UNIT), "image": dict(IMAGE_INDEX)},
         "required": ["bbox"],
         "additionalProperties": False,
     }
@@ -37,15 +28,17 @@ class Zoom(Tool):
     def run(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         """Return the part of the image."""
         image = context.image(int(arguments.get("image", 0)))
-        bbox = [int(value) for value in arguments["bbox"]]
-        if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
-            raise ToolArgumentError(f"the box {bbox} is empty: x0 < x1 and y0 < y1 are needed")
-        box = box_from_thousandths(bbox, image.record.ref.width, image.record.ref.height)
-        if image.record.view is None:
-            return ToolOutput(images=(_crop_picture(image, box),))
-        source_box = image.record.to_source.box(box)
-        whole_pixels(source_box, width=image.record.source.width, height=image.record.source.height)
-        return ToolOutput(images=(replace(image.record.view, box=source_box),))
+        box = read_box(arguments["bbox"], arguments.get("unit", "thousandths"), image.record)
+        return ToolOutput(images=(cut_part(image, box),))
+
+
+def cut_part(image: IndexedImage, box: Box) -> View | Picture:
+    """Return a part of an image, box in its pixels: a view of the source, or a cut of what a tool painted."""
+    if image.record.view is None:
+        return _crop_picture(image, box)
+    source_box = image.record.to_source.box(box)
+    whole_pixels(source_box, width=image.record.source.width, height=image.record.source.height)
+    return replace(image.record.view, box=source_box)
 
 
 def _crop_picture(image: IndexedImage, box: Box) -> Picture:
