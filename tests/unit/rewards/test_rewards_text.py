@@ -15,7 +15,8 @@ words = st.text(alphabet="ab the,.-%A1 左肺\u3000\u0301", max_size=24)
     [("Left  Lung.", "left lung"), ("the left lung", "left lung"), ("a left lung", "left lung"), ("X-ray", "x ray"),
      ("hepatitis A", "hepatitis a"), ("A", "a"), ("the", "the"), ("A, B", "a b"), ("\uff21\uff22\uff43", "abc"),
      ("ﬁbrosis", "fibrosis"), ("1.5 cm", "1.5 cm"), ("-5", "-5"), ("\u22125", "-5"), ("T-12", "t 12"),
-     ("fig.5", "fig 5"), ("50%", "50%"), ("<5 mm", "<5 mm"), ("HER2+", "her2+"), ("左肺。", "左肺"), ("左 肺", "左肺"), ("左\u3000肺", "左肺"),
+     ("fig.5", "fig 5"), ("50%", "50%"), ("<5 mm", "<5 mm"), ("HER2+", "her2+"), ("左肺。", "左肺"),
+     ("左 肺", "左肺"), ("左\u3000肺", "左肺"),
      ("CT 图像", "ct 图像"), ("le\u200bft", "left"), ("Straße", "strasse"),
      ("cafe\u0301", "café"), ("...", ""), ("", "")],
 )  # fmt: skip
