@@ -1,52 +1,38 @@
-"""A user's own data: a folder with `tasks.jsonl` and image files under it.
+"""A folder with `tasks.jsonl` and files below it, as a task source. Names of files stay here.
 
-One JSON object a line: `task_id`, `split` (train or held_out), `question`, `images` (paths below the folder), `answer`
-(one of the choices, or text, or a number), and where they apply `family`, `choices` (list of texts), `tolerance`
-(relative, for numbers), `spacing_mm` [row, column], `source` (what an item was drawn from). Names of files stay here.
+Keeps the place of each line, not what stands in it: 200,000 rows take a few megabytes. `rows.py` says what a line may
+hold.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-import msgspec
 import numpy as np
 
+from medvista_ray.data.files import ImageFile, read_image, read_mask, read_volume
 from medvista_ray.data.manifest import Split
-from medvista_ray.data.source_images import display_scale
+from medvista_ray.data.rows import TaskRow, check_inside, make_reference, make_task, parse_row
 from medvista_ray.errors import DataError, ImageError
-from medvista_ray.images.codec import decode, encode_npy, encode_png, make_ref
-from medvista_ray.images.dicom import read_dicom
-from medvista_ray.types.messages import NPY_MIME, PNG_MIME, Choice, ImageRef, Reference, Task
+from medvista_ray.types.messages import ImageRef, VolumeRef
 from medvista_ray.types.protocols import TaskRecord
-from medvista_ray.types.quantity import parse_number
 
-_MIMES = {".png": PNG_MIME, ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".npy": NPY_MIME}
-_Text = str | int | float
+T = TypeVar("T")
+TASKS_FILE = "tasks.jsonl"
+_SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
-class _Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of tasks.jsonl; other keys are the user's own and are not read, unless they look misspelt."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Places:
+    """Where the chosen lines of a file stand."""
 
-    task_id: str | int
-    split: Split
-    question: str
-    images: list[str]
-    answer: _Text
-    family: str = "vqa"
-    choices: list[_Text] = []
-    tolerance: float | None = None
-    spacing_mm: tuple[float, float] | None = None
-    source: str | None = None
-
-    @property
-    def source_name(self) -> str:
-        """Name what the item was drawn from; a file name may name a patient, so its digest stands in."""
-        if self.source is not None or not self.images:
-            return self.source or ""
-        return hashlib.sha256(self.images[0].encode()).hexdigest()[:12]
+    offsets: np.ndarray  # int64 [N] bytes from the start of the file
+    numbers: np.ndarray  # int64 [N] line numbers from 1
 
 
 class FolderTaskSource:
@@ -60,90 +46,103 @@ class FolderTaskSource:
     """
 
     def __init__(self, folder: Path, split: Split, *, families: tuple[str, ...] = (), max_tasks: int = 0) -> None:
-        path = folder / "tasks.jsonl"
-        if not path.is_file():
-            raise DataError(f"data.source: {folder} has no tasks.jsonl; see docs/data.md for the format")
+        self._path = folder / TASKS_FILE
+        if not self._path.is_file():
+            raise DataError(f"data.source: {folder} has no {TASKS_FILE}; see docs/data.md for the format")
         self._folder = folder.resolve()
-        self._rows: list[tuple[int, _Row]] = []
-        lines_of_ids: dict[str, int] = {}
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            row = self._parse(line, number)
-            first = lines_of_ids.setdefault(str(row.task_id), number)
-            if first != number:
-                raise DataError(f"{self._where(number)}: task_id {row.task_id!r} stands on line {first} already")
-            if row.split == split and (not families or row.family in families):
-                self._rows.append((number, row))
-        if not self._rows:
+        self._places = self._index(split, families, max_tasks)
+        if not len(self._places.offsets):
             wanted = f" and a family of {', '.join(families)} (data.families)" if families else ""
-            raise DataError(f"data.source: {path} has no task with split {split!r}{wanted}")
-        if max_tasks:
-            del self._rows[max_tasks:]
-        for number, row in self._rows:
-            for name in row.images:
-                self._locate(name, number)
+            raise DataError(f"data.source: {self._path} has no task with split {split!r}{wanted}")
 
     def __len__(self) -> int:
         """Count the tasks."""
-        return len(self._rows)
+        return len(self._places.offsets)
 
     def __getitem__(self, index: int) -> TaskRecord:
-        """Read the images of one task and make its record."""
-        number, row = self._rows[index]
-        images: list[ImageRef] = []
-        blobs: dict[str, bytes] = {}
-        for name in row.images:
-            ref, data = self._read_image(name, number, row)
-            images.append(ref)
-            blobs[ref.digest] = data
-        task = Task(
-            task_id=str(row.task_id),
-            family=row.family,
-            question=row.question,
-            images=tuple(images),
-            choices=tuple(Choice(choice_id=str(text), text=str(text)) for text in row.choices),
-            metadata={"source": row.source_name},
+        """Read the files of one task and make its record."""
+        number, row = self.read_row(index)
+        images = [self._read_image(row, place, number) for place in range(len(row.images))]
+        volumes = [self._read_volume(row, name, number) for name in row.volumes]
+        task = make_task(
+            row,
+            images=tuple(image.ref for image in images),
+            volumes=tuple(ref for _, ref in volumes),
+            headers={image.ref.digest: image.header for image in images if image.header},
         )
-        reference = Reference(task_id=task.task_id, answer=str(row.answer), tolerance=row.tolerance)
-        return TaskRecord(task=task, reference=reference, blobs=blobs)
+        blobs = {image.ref.digest: image.data for image in images} | {ref.digest: data for data, ref in volumes}
+        mask = self._read_mask(row, images[0].ref, number) if images else None
+        return TaskRecord(task=task, reference=make_reference(row, mask=mask), blobs=blobs)
+
+    def read_row(self, index: int) -> tuple[int, TaskRow]:
+        """Return the line number and the row of a task, without its files."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"task {index} of {len(self)}")
+        number = int(self._places.numbers[index])
+        with self._path.open("rb") as file:
+            file.seek(int(self._places.offsets[index]))
+            return number, parse_row(file.readline(), where=self._where(number))
+
+    def _index(self, split: Split, families: tuple[str, ...], max_tasks: int) -> _Places:
+        """Check every line, and the files of those that are chosen."""
+        offsets, numbers, ids = array("q"), array("q"), array("Q")
+        patients = {half: array("Q") for half in _SPLITS}
+        seen: dict[str, str] = {}  # the files of the last line: questions about one image follow each other
+        for number, offset, row in self._rows():
+            ids.append(_short_digest(str(row.task_id)))
+            if row.patient is not None:
+                patients[row.split].append(_short_digest(row.patient))
+            is_wanted = row.split == split and (not families or row.family in families)
+            if is_wanted and not (max_tasks and len(offsets) >= max_tasks):
+                offsets.append(offset)
+                numbers.append(number)
+                files = {name: what for what, names in row.files.items() for name in names}
+                for name, what in files.items():
+                    if name not in seen:
+                        self._find(what, name, number)
+                seen = files
+        if len(np.unique(np.array(ids, np.uint64))) != len(ids):
+            self._refuse_double_ids()
+        train, held_out = (np.array(patients[half], np.uint64) for half in _SPLITS)
+        if len(np.intersect1d(train, held_out)):
+            self._refuse_shared_patients()
+        return _Places(offsets=np.array(offsets, np.int64), numbers=np.array(numbers, np.int64))
+
+    def _rows(self) -> Iterator[tuple[int, int, TaskRow]]:
+        """Yield (line number, offset, row) of every line that is not blank."""
+        offset = 0
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, offset, parse_row(line, where=self._where(number))
+                offset += len(line)
+
+    def _refuse_double_ids(self) -> None:
+        """Name two lines with one task_id; only now are the ids kept."""
+        lines: dict[str, int] = {}
+        for number, _, row in self._rows():
+            first = lines.setdefault(str(row.task_id), number)
+            if first != number:
+                raise DataError(f"{self._where(number)}: task_id {row.task_id!r} stands on line {first} already")
+
+    def _refuse_shared_patients(self) -> None:
+        """Name two lines of one patient in different splits."""
+        lines: dict[str, tuple[int, Split]] = {}
+        for number, _, row in self._rows():
+            if row.patient is None:
+                continue
+            first, split = lines.setdefault(row.patient, (number, row.split))
+            if split != row.split:
+                raise DataError(
+                    f"{self._where(number)}: the patient of this {row.split} line is in {split} on line {first}: "
+                    "split by patient"
+                )
 
     def _where(self, number: int) -> str:
-        return f"data.source: {self._folder.name}/tasks.jsonl line {number}"
+        return f"data.source: {self._folder.name}/{TASKS_FILE} line {number}"
 
-    def _parse(self, line: bytes, number: int) -> _Row:
-        where = self._where(number)
-        try:
-            row = msgspec.json.decode(line, type=_Row)
-            unknown = msgspec.json.decode(line).keys() - set(_Row.__struct_fields__)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            hint = "; split is train or held_out" if "$.split" in str(error) else ""
-            raise DataError(f"{where}: {error}{hint}") from error
-        for key in sorted(unknown):
-            if near := difflib.get_close_matches(key, _Row.__struct_fields__, n=1, cutoff=0.75):
-                raise DataError(f"{where}: unknown key {key!r}: did you mean {near[0]}?")
-        choices = [str(text) for text in row.choices]
-        if choices and str(row.answer) not in choices:
-            raise DataError(f"{where}: the answer {row.answer!r} is none of the choices {choices}")
-        if len({text.strip().casefold() for text in choices}) != len(choices):
-            raise DataError(f"{where}: two of the choices {choices} are the same to the grader")
-        if row.spacing_mm is not None and min(row.spacing_mm) <= 0:
-            raise DataError(f"{where}: spacing_mm must be > 0 millimetres, got {list(row.spacing_mm)}")
-        if row.tolerance is not None:
-            self._check_number(row, where)
-        return row
-
-    def _check_number(self, row: _Row, where: str) -> None:
-        """Refuse an answer that no reply could match."""
-        if row.tolerance is not None and row.tolerance < 0:
-            raise DataError(f"{where}: tolerance must be >= 0, got {row.tolerance}")
-        if row.choices:
-            raise DataError(f"{where}: a question has choices, or a number with a tolerance, not both")
-        if parse_number(str(row.answer)) is None:
-            raise DataError(f"{where}: the answer {row.answer!r} is no number, but the line has a tolerance")
-
-    def _locate(self, name: str, number: int) -> Path:
-        where = f"{self._where(number)}: image {name!r}"
+    def _find(self, what: str, name: str, number: int) -> Path:
+        where = f"{self._where(number)}: {what} {name!r}"
         try:
             path = (self._folder / name).resolve()
             is_there = path.is_relative_to(self._folder) and path.is_file()
@@ -153,25 +152,33 @@ class FolderTaskSource:
             raise DataError(f"{where} is no file below the folder")
         return path
 
-    def _read_image(self, name: str, number: int, row: _Row) -> tuple[ImageRef, bytes]:
-        path = self._locate(name, number)
+    def _read(self, what: str, name: str, number: int, read: Callable[[Path], T]) -> T:
+        """Read a file of a line; what is wrong with it becomes one line that says where."""
+        path = self._find(what, name, number)
         try:
-            data, mime, pixels, header_spacing, modality = _read_file(path)
+            return read(path)
         except (ImageError, OSError, ValueError) as error:
-            raise DataError(f"{self._where(number)}: image {name!r}: {error}") from error
-        height, width = pixels.shape[:2]
-        spacing_mm = row.spacing_mm or header_spacing
-        return make_ref(data, mime=mime, width=width, height=height, spacing_mm=spacing_mm, modality=modality), data
+            raise DataError(f"{self._where(number)}: {what} {name!r}: {error}") from error
+
+    def _read_image(self, row: TaskRow, place: int, number: int) -> ImageFile:
+        def read(path: Path) -> ImageFile:
+            image = read_image(path, spacing_mm=row.spacing_mm, modality=row.modality)
+            if place == 0:
+                check_inside(row, width=image.ref.width, height=image.ref.height)
+            return replace(image, header=row.headers[place]) if row.headers else image
+
+        return self._read("image", row.images[place], number, read)
+
+    def _read_volume(self, row: TaskRow, name: str, number: int) -> tuple[bytes, VolumeRef]:
+        return self._read("volume", name, number, lambda path: read_volume(path, modality=row.modality))
+
+    def _read_mask(self, row: TaskRow, image: ImageRef, number: int) -> np.ndarray | None:
+        if row.mask is None:
+            return None
+        size_px = (image.width, image.height)
+        return self._read("mask", row.mask, number, lambda path: read_mask(path, label=row.mask_label, size_px=size_px))
 
 
-def _read_file(path: Path) -> tuple[bytes, str, np.ndarray, tuple[float, float] | None, str | None]:
-    mime = _MIMES.get(path.suffix.lower())
-    if mime is not None:
-        data = path.read_bytes()
-        return data, mime, decode(data, mime), None, None
-    dicom = read_dicom(path)
-    if dicom.values.ndim == 3:
-        return encode_png(dicom.values), PNG_MIME, dicom.values, dicom.spacing_mm, dicom.modality
-    # Only CT has units that the window presets are made for; everything else is put on their scale.
-    values = dicom.values if dicom.modality == "CT" else display_scale(dicom.values)
-    return encode_npy(values), NPY_MIME, values, dicom.spacing_mm, dicom.modality
+def _short_digest(text: str) -> int:
+    """Return 64 bits that stand for a text; where two are equal the texts themselves are compared."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

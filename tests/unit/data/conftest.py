@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from miniatures import WRITERS
 
 from medvista_ray.data.families.window import WindowScene, draw_window_scene
 from medvista_ray.data.families.zoom import ZoomScene, draw_zoom_scene
+from medvista_ray.data.folder import FolderTaskSource
+from medvista_ray.data.prepare import PrepareSettings, prepare
 from medvista_ray.data.scene import load_pool
 
 NUM_ITEMS = 300
@@ -35,3 +40,19 @@ def window_scenes() -> dict[str, list[WindowScene]]:
         split: [draw_window_scene(item_rng(split, index), pools[split]) for index in range(NUM_ITEMS)]
         for split in SPLITS
     }
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Return a function that writes a miniature, prepares it and returns the result, its records and its rows."""
+
+    def make(name, *, written=None, **settings):
+        source = written or WRITERS[name](tmp_path / "published")
+        out = tmp_path / "out"
+        prepared = prepare(name, source, out, settings=PrepareSettings(**settings))
+        sources = {split: FolderTaskSource(out, split) for split in SPLITS}
+        records = {split: [tasks[index] for index in range(len(tasks))] for split, tasks in sources.items()}
+        rows = [json.loads(line) for line in (out / "tasks.jsonl").read_text().splitlines()]
+        return prepared, records, rows
+
+    return make

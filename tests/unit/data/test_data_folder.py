@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 
+import jsonschema
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medvista_ray.data.folder import FolderTaskSource
+from medvista_ray.data.rows import make_schema
 from medvista_ray.data.sources import make_task_source
 from medvista_ray.errors import DataError
 from medvista_ray.images.codec import decode, encode_npy, encode_png
+from medvista_ray.images.volumes import decode_volume
 from medvista_ray.images.windowing import PRESETS
+from medvista_ray.rewards.grading import is_correct
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -90,7 +95,9 @@ def test_dicom_files_come_with_spacing_and_a_readable_scale(folder):
     center, width = PRESETS["soft_tissue"]
     low, high = np.percentile(decode(record.blobs[mr.digest], NPY_MIME), [1, 99.5])
     assert (low, high) == pytest.approx((center - width / 2, center + width / 2), abs=width / 50)
-    assert us.spacing_mm is None
+    assert us.spacing_mm == pytest.approx((0.51, 0.51), abs=0.01)  # of its ultrasound region
+    assert record.task.headers[ct.digest]["modality"] == "CT"
+    assert set(record.task.headers) == {image.digest for image in record.task.images}
 
 
 BAD_ROWS = {
@@ -196,3 +203,196 @@ def test_a_number_that_no_reply_can_match_is_refused(folder, changes, what):
     write(folder, {**{key: value for key, value in ROW.items() if key != "choices"}, **changes})
     with pytest.raises(DataError, match=what):
         FolderTaskSource(folder, "train")
+
+
+def test_each_answer_kind_reaches_the_task_and_its_label_the_reference_alone(folder):
+    mask = np.zeros((6, 9), dtype=np.uint8)
+    mask[2:4, 3:7] = 2
+    mask[5, 8] = 1
+    Image.fromarray(mask).save(folder / "m.png")
+    rows = [
+        {**ROW, "task_id": "number", "answer": "12.5 cm", "absolute_tolerance": 0.5},
+        {**ROW, "task_id": "count", "answer": 3, "answer_kind": "number", "unit": "nuclei"},
+        {**ROW, "task_id": "text", "aliases": ["left", "links"], "regions": [[0, 0, 2, 3]]},
+        {**ROW, "task_id": "boxes", "answer": None, "boxes": [[1, 2, 9, 6], [0, 0, 1, 1]]},
+        {**ROW, "task_id": "mask", "answer": None, "mask": "m.png", "mask_label": 2},
+        {**ROW, "task_id": "any value", "answer": None, "mask": "m.png"},
+        {**ROW, "task_id": "list", "answer": None, "items": ["liver", 3]},
+        {**ROW, "task_id": "choice", "choices": ["L", "T"]},
+    ]
+    source = FolderTaskSource(write(folder, *rows), "train")
+    records = {record.task.task_id: record for record in (source[index] for index in range(len(source)))}
+    kinds = ["number", "number", "text", "boxes", "mask", "mask", "list", "choice"]
+    assert [record.task.answer_kind for record in records.values()] == kinds
+    assert (records["number"].task.unit, records["count"].task.unit) == ("cm", "nuclei")
+    assert records["number"].reference.absolute_tolerance == 0.5
+    assert records["text"].reference.aliases == ("left", "links")
+    assert records["text"].reference.regions.tolist() == [[0, 0, 2, 3]]
+    assert records["boxes"].reference.boxes.tolist() == [[1, 2, 9, 6], [0, 0, 1, 1]]
+    assert records["list"].reference.items == ("liver", "3")
+    assert np.array_equal(records["mask"].reference.mask, mask == 2)
+    assert np.array_equal(records["any value"].reference.mask, mask > 0)
+    assert not set(records["mask"].blobs) - set(records["mask"].task.digests)  # a mask is no blob
+    for label in ("links", "12.5", "m.png", "liver"):
+        assert all(label not in repr(record.task) for record in records.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"answer_kind": "boxes", "answer": None}, "answer_kind boxes needs `boxes`"),
+        ({"answer_kind": "list", "answer": None}, "answer_kind list needs `items`"),
+        ({"answer_kind": "mask", "answer": None}, "answer_kind mask needs `mask`"),
+        ({"answer_kind": "choice"}, "needs `choices`"),
+        ({"answer_kind": "number", "answer": "many"}, "'many' is no number, but its answer_kind is number"),
+        ({"answer_kind": "polygon"}, r"\$\.answer_kind"),
+        ({"answer": "  "}, "a text question needs `answer`"),
+        ({"answer": "3 mm", "tolerance": 0.1, "unit": "cm"}, "not in the unit 'cm'"),
+        ({"answer_kind": "text", "choices": ["L"]}, "choices belong to answer_kind choice"),
+        ({"answer_kind": "text", "tolerance": 0.1}, "a tolerance belongs to answer_kind number"),
+        ({"absolute_tolerance": -1}, "absolute_tolerance must be >= 0"),
+        ({"boxes": [[3, 0, 3, 4]]}, "x0 < x1 and y0 < y1"),
+        ({"regions": [[-1, 0, 3, 4]]}, "x0 < x1 and y0 < y1"),
+        ({"regions": [[0, 0, 3]]}, r"\$\.regions"),
+        ({"mask_label": 1}, "mask_label without `mask`"),
+        ({"images": []}, "a task needs `images` or `volumes`"),
+        ({"headers": [{}, {}]}, "headers has 2 objects for 1 images"),
+        ({"headers": [{"patient_name": "x"}]}, "'patient_name' is not on the list"),
+        ({"bboxes": []}, "did you mean boxes"),
+    ],
+)
+def test_a_row_that_nobody_can_answer_is_refused(folder, changes, what):
+    write(folder, {**ROW, **changes})
+    with pytest.raises(DataError, match=what) as caught:
+        FolderTaskSource(folder, "train")
+    assert "tasks.jsonl line 1: " in str(caught.value)
+
+
+def save_mask(folder, array):
+    Image.fromarray(array).save(folder / "m.png")
+
+
+@pytest.mark.parametrize(
+    ("array", "changes", "what"),
+    [
+        (np.ones((6, 8), np.uint8), {}, "8 x 6 pixels, but its image has 9 x 6"),
+        (np.zeros((6, 9), np.uint8), {}, "no pixel is marked"),
+        (np.ones((6, 9), np.uint8), {"mask_label": 7}, "no pixel has the value 7"),
+        (np.ones((6, 9, 4), np.uint8), {}, "a mask is a PNG of one channel, or of three, got mode RGBA"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_one_line(folder, array, changes, what):
+    save_mask(folder, array)
+    write(folder, {**ROW, "answer": None, "mask": "m.png", **changes})
+    with pytest.raises(DataError, match=rf"line 1: mask 'm\.png': {what}"):
+        _ = FolderTaskSource(folder, "train")[0]
+
+
+@pytest.mark.parametrize("kind", ["bits", "16-bit", "palette", "colour"])
+def test_masks_of_every_kind_are_read(folder, kind):
+    wanted = np.zeros((6, 9), dtype=bool)
+    wanted[1:3, 2:5] = True
+    if kind == "bits":
+        Image.fromarray(wanted).save(folder / "m.png")
+    elif kind == "16-bit":
+        Image.fromarray((wanted * 40_000).astype(np.uint16)).save(folder / "m.png")
+    elif kind == "palette":
+        image = Image.fromarray(wanted.astype(np.uint8)).convert("P")
+        image.putpalette([0, 0, 0] * 256)  # all entries black: the index counts, not its colour
+        image.save(folder / "m.png")
+    else:
+        Image.fromarray(np.where(wanted[..., None], np.array([0, 0, 200], np.uint8), np.uint8(0))).save(
+            folder / "m.png"
+        )
+    write(folder, {**ROW, "answer": None, "mask": "m.png"})
+    assert np.array_equal(FolderTaskSource(folder, "train")[0].reference.mask, wanted)
+
+
+def test_boxes_beyond_the_image_are_refused(folder):
+    write(folder, {**ROW, "answer": None, "boxes": [[0, 0, 10, 6]]})
+    with pytest.raises(DataError, match=r"line 1: image 'a\.png': boxes: \[0\.0, .* leaves the image of 9 x 6"):
+        _ = FolderTaskSource(folder, "train")[0]
+
+
+def test_a_missing_mask_or_volume_is_found_before_a_run(folder):
+    for key, name in (("mask", "no.png"), ("volumes", ["no.nii"])):
+        write(folder, {**ROW, key: name})
+        with pytest.raises(DataError, match=rf"line 1: {key.rstrip('s')} 'no\.\w+' is no file below the folder"):
+            FolderTaskSource(folder, "train")
+
+
+def test_a_patient_in_both_splits_names_both_lines(folder):
+    rows = [{**ROW, "task_id": index, "patient": f"p{index % 3}"} for index in range(4)]
+    write(folder, *rows[:3], {**rows[3], "split": "held_out"})
+    with pytest.raises(DataError, match=r"line 4: the patient of this held_out line is in train on line 1"):
+        FolderTaskSource(folder, "train")
+    write(folder, *rows[:3], {**rows[3], "split": "held_out", "patient": "p9"})
+    record = FolderTaskSource(folder, "held_out")[0]
+    assert "p9" not in repr(record.task)
+
+
+def save_volume(path, values, affine):
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+
+
+def test_volumes_are_brought_to_ras_order(folder):
+    """Stored with x to the left and z first, as scanners do; the voxel at known millimetres stays where it was."""
+    values = np.zeros((4, 5, 6), dtype=np.int16)
+    values[1, 2, 5] = -700
+    affine = np.array([[0, 0, -2.0, 0], [0, 3.0, 0, 0], [1.5, 0, 0, 0], [0, 0, 0, 1]])  # axes z, y, -x
+    save_volume(folder / "smith_john.nii.gz", values, affine)
+    write(folder, {**ROW, "volumes": ["smith_john.nii.gz"], "modality": "CT"})
+    record = FolderTaskSource(folder, "train")[0]
+    (ref,) = record.task.volumes
+    assert (ref.shape, ref.spacing_mm, ref.modality) == ((6, 5, 4), (2.0, 3.0, 1.5), "CT")
+    read = decode_volume(record.blobs[ref.digest])
+    assert read.dtype == np.int16
+    assert (read == -700).nonzero() == ([0], [2], [1])  # x is turned round
+    assert "smith" not in repr(record)
+
+
+def test_volumes_without_hounsfield_units_are_put_on_the_display_scale(folder):
+    values = np.random.default_rng(1).integers(0, 4000, (8, 8, 8)).astype(np.uint16)
+    save_volume(folder / "v.nii", values, np.eye(4))
+    write(folder, {**ROW, "images": [], "volumes": ["v.nii"]})
+    record = FolderTaskSource(folder, "train")[0]
+    read = decode_volume(record.blobs[record.task.volumes[0].digest])
+    center, width = PRESETS["soft_tissue"]
+    assert np.percentile(read, [1, 99.5]) == pytest.approx([center - width / 2, center + width / 2], abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["text", "4-D", "not finite"])
+def test_a_volume_that_is_none_is_one_line(folder, kind):
+    if kind == "text":
+        (folder / "v.nii").write_text("text")
+    else:
+        values = np.zeros((3, 3, 3, 2) if kind == "4-D" else (3, 3, 3), dtype=np.float32)
+        values.flat[0] = np.nan
+        save_volume(folder / "v.nii", values, np.eye(4))
+    write(folder, {**ROW, "volumes": ["v.nii"]})
+    with pytest.raises(DataError, match=r"tasks\.jsonl line 1: volume 'v\.nii'") as caught:
+        _ = FolderTaskSource(folder, "train")[0]
+    assert "\n" not in str(caught.value)
+    write(folder, {**ROW, "images": ["v.nii"]})
+    with pytest.raises(DataError, match="a NIfTI file is a volume"):
+        _ = FolderTaskSource(folder, "train")[0]
+
+
+def test_chinese_text_survives_to_the_grader(folder):
+    write(folder, {**ROW, "question": "图中包含肝脏吗?", "choices": ["包含", "不包含"], "answer": "不包含"})
+    record = FolderTaskSource(folder, "train")[0]
+    assert record.task.question == "图中包含肝脏吗?"
+    assert is_correct("不包含", task=record.task, reference=record.reference)
+    assert not is_correct("包含", task=record.task, reference=record.reference)
+
+
+def test_the_schema_in_the_docs_is_up_to_date_and_takes_what_the_reader_takes(folder, checkout):
+    schema = json.loads((checkout / "docs" / "tasks.schema.json").read_text())
+    assert schema == make_schema(), "run python docs/make_schema.py"
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid({**ROW, "boxes": [[0, 0, 1, 2]], "mask": None, "spacing_mm": [1, 2.5], "mine": {}})
+    refused = [row for name, (row, _) in BAD_ROWS.items() if name not in ("not json", "a list", "no answer")]
+    assert sum(not validator.is_valid(row) for row in refused) >= 6  # all but those that compare two keys
+    assert not validator.is_valid({**ROW, "task_id": None})

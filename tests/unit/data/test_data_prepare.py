@@ -1,0 +1,187 @@
+"""From files to a folder: splits that do not leak, the same bytes every time, nothing lost in a kill, flat memory."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tracemalloc
+
+import pytest
+from miniatures import CASES, make_jpeg, make_slake_item, write_slake, write_vqa_rad
+
+from medvista_ray.data import prepare as preparing
+from medvista_ray.data.folder import FolderTaskSource
+from medvista_ray.data.prepare import PrepareSettings, prepare
+from medvista_ray.errors import ConfigError, DataError
+
+SPLITS = ("train", "held_out")
+
+
+def test_the_published_split_of_vqa_rad_leaks_and_is_refused(made, tmp_path):
+    source = write_vqa_rad(tmp_path / "leaky", leaks=True)
+    with pytest.raises(DataError, match="share image") as caught:
+        made("vqa_rad", written=source, split_by="published")
+    for row in ("item 0 (train)", "item 1 (held_out)", "--on-leak drop"):
+        assert row in str(caught.value)
+    assert not (tmp_path / "out" / "tasks.jsonl").exists()
+    with pytest.raises(DataError, match="no train question is left"):  # here every image is in both halves
+        made("vqa_rad", written=source, split_by="published", on_leak="drop")
+
+
+def test_dropping_a_leak_keeps_the_held_out_half_whole(made, tmp_path):
+    source = write_slake(tmp_path / "leaky", same_image=True)
+    with pytest.raises(DataError, match=r"train.json item 0 \(train\) and test.json item 6 \(held_out\) share image"):
+        made("slake", written=source)
+    prepared, _, _ = made("slake", written=source, on_leak="drop")
+    assert (prepared.num_train, prepared.num_held_out, prepared.num_dropped) == (42, 12, 6)
+
+
+def test_a_patient_in_both_published_halves_is_refused(made, tmp_path):
+    source = write_vqa_rad(tmp_path / "published")
+    path = source / "VQA_RAD Dataset Public.json"
+    items = json.loads(path.read_text())
+    items[0]["image_case_url"] = items[-1]["image_case_url"]
+    path.write_text(json.dumps(items))
+    with pytest.raises(DataError, match=r"item 0 \(train\) and .* item 44 \(held_out\) share patient p000001"):
+        made("vqa_rad", written=source, split_by="published")
+
+
+def test_the_same_files_give_the_same_bytes_and_a_seed_another_split(tmp_path):
+    source = write_vqa_rad(tmp_path / "published")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prepare("vqa_rad", source, tmp_path / name, settings=PrepareSettings(seed=seed))
+    read = {name: (tmp_path / name / "tasks.jsonl").read_bytes() for name in "abc"}
+    assert read["a"] == read["b"] != read["c"]
+
+
+def test_a_finished_folder_is_left_alone_and_another_one_is_not_overwritten(tmp_path):
+    source, out = write_vqa_rad(tmp_path / "published"), tmp_path / "out"
+    first = prepare("vqa_rad", source, out)
+    written = (out / "tasks.jsonl").stat().st_mtime_ns
+    assert prepare("vqa_rad", source, out) == first
+    assert (out / "tasks.jsonl").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match="holds another data set"):
+        prepare("vqa_rad", source, out, settings=PrepareSettings(seed=1))
+    assert prepare("vqa_rad", source, out, settings=PrepareSettings(seed=1), fresh=True).num_train != 0
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "tasks.jsonl").write_text("{}")
+    for fresh in (False, True):
+        with pytest.raises(ConfigError):
+            prepare("vqa_rad", source, mine, fresh=fresh)
+    assert (mine / "tasks.jsonl").read_text() == "{}"
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from medvista_ray.data.prepare import prepare
+def report(done, total):
+    print(done, flush=True)
+    time.sleep(0.05 if len(sys.argv) > 3 else 0)
+print(prepare("slake", Path(sys.argv[1]), Path(sys.argv[2]), report=report).resumed_from)
+"""
+
+
+def write_large_slake(folder, *, num_rows, num_images=40):
+    """Write SLAKE with many questions about few images."""
+    write_slake(folder)
+    for image in range(CASES, CASES + num_images):
+        place = folder / "imgs" / f"xmlab{image}"
+        place.mkdir()
+        (place / "source.jpg").write_bytes(make_jpeg(image))
+    items = (
+        make_slake_item(10_000 + row, CASES + row % num_images, "What organ?", "Liver", is_closed=False, lang="en")
+        for row in range(num_rows)
+    )
+    with (folder / "train.json").open("w") as file:
+        file.write("[")
+        for row, item in enumerate(items):
+            file.write((",\n" if row else "") + json.dumps(item))
+        file.write("]")
+    return folder
+
+
+def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    source = write_large_slake(tmp_path / "published", num_rows=1200)
+    prepare("slake", source, tmp_path / "whole")
+    command = [sys.executable, "-c", _CHILD, str(source), str(tmp_path / "out")]
+    child = subprocess.Popen([*command, "slowly"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    while int(child.stdout.readline()) < 400:
+        pass
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(timeout=30) == -signal.SIGKILL
+    child.stdout.close()
+    assert not (tmp_path / "out" / "tasks.jsonl").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    reported = [int(word) for word in done.stdout.split()]
+    assert 400 <= reported[0] < 1200  # begins where the other one was killed
+    assert reported[-1] == reported[0]
+    for name in ("tasks.jsonl", "dataset.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_preparation_does_not_go_on_with_other_files(tmp_path, monkeypatch):
+    source, out = write_slake(tmp_path / "published"), tmp_path / "out"
+    (source / "imgs" / "xmlab5" / "source.jpg").rename(tmp_path / "away.jpg")
+    monkeypatch.setattr(preparing, "COMMIT_ROWS", 1)
+    with pytest.raises(DataError, match=r"train\.json item 30: 'xmlab5/source\.jpg' is no file below"):
+        prepare("slake", source, out)
+    items = json.loads((source / "train.json").read_text())
+    (source / "train.json").write_text(json.dumps(items[1:]))
+    (tmp_path / "away.jpg").rename(source / "imgs" / "xmlab5" / "source.jpg")
+    with pytest.raises(ConfigError, match="the beginning of another preparation"):
+        prepare("slake", source, out)
+    assert prepare("slake", source, out, fresh=True).num_train == 47
+
+
+def peak_mib(code, *arguments):
+    """Run code in a process of its own; return what it prints last: its peak memory in MiB."""
+    code += "\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=900, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+_PREPARE = """
+import sys
+from pathlib import Path
+from medvista_ray.data.prepare import prepare
+prepare("slake", Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+_OPEN = """
+import sys
+from pathlib import Path
+from medvista_ray.data.folder import FolderTaskSource
+tasks = FolderTaskSource(Path(sys.argv[1]), "train")
+assert tasks[len(tasks) - 1].task.question
+"""
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    peaks = {}
+    for num_rows in (2_000, 200_000):
+        source = write_large_slake(tmp_path / f"published{num_rows}", num_rows=num_rows)
+        out = tmp_path / f"out{num_rows}"
+        peaks[num_rows] = peak_mib(_PREPARE, source, out), peak_mib(_OPEN, out)
+    small, large = peaks[2_000], peaks[200_000]
+    assert large[0] < small[0] * 1.1
+    assert large[1] - small[1] < 30  # MiB for 198,000 rows more; parsed, they take 300
+
+
+def test_only_the_place_of_a_row_is_kept(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(make_jpeg(0))
+    row = {"split": "train", "question": "What organ is this?" * 10, "images": ["a.jpg"], "answer": "liver"}
+    lines = (json.dumps({"task_id": f"long-name-{index}", "patient": f"p{index}", **row}) for index in range(10_000))
+    (tmp_path / "tasks.jsonl").write_text("\n".join(lines))
+    tracemalloc.start()
+    tasks = FolderTaskSource(tmp_path, "train")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 40 * len(tasks)
+    assert tasks[9_999].task.task_id == "long-name-9999"
