@@ -6,7 +6,7 @@ Knows every layer below the roots; starts no loop, no process and no Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from medvista_ray.rollout.episode import EpisodeRunner, EpisodeSettings
 from medvista_ray.rollout.group import EpisodeCount
 from medvista_ray.rollout.probe import NUM_SEQUENCES, max_logprob_difference, sample_probe
 from medvista_ray.rollout.shard import EnvShard
+from medvista_ray.tools.registry import service_specs
+from medvista_ray.tools.runner import ToolExecutor, make_services
 from medvista_ray.types.delivery import ProbeReport
 from medvista_ray.types.protocols import BlobStore, PolicyClient, TaskSource
 from medvista_ray.types.protocols import ReplayBuffer as AsyncReplayBuffer
@@ -118,10 +120,11 @@ def make_shard(
     router: Any,
     blobs: BlobStore,
     buffer: AsyncReplayBuffer,
+    services: Mapping[str, ToolExecutor],
     live: EpisodeCount | None = None,
 ) -> EnvShard:
-    """Make one env shard; `router` is the policy client of its episodes."""
-    factory = make_env_factory(config.env, cache_bytes=config.rollout.blob_cache_mb * MIB)
+    """Make one env shard; `router` is the policy client of its episodes, `services` run the resident tools."""
+    factory = make_env_factory(config.env, cache_bytes=config.rollout.blob_cache_mb * MIB, services=services)
     runner = EpisodeRunner(
         renderer=load_run_renderer(config), client=router, blobs=blobs, settings=make_episode_settings(config)
     )
@@ -136,6 +139,17 @@ def make_shard(
         live=live,
         close_tools=factory.close,
     )
+
+
+def find_services(config: RunConfig) -> dict[str, str]:
+    """Return the specs of the tools that a run offers and that are services, by the names that calls use."""
+    return service_specs(config.env.tools) if config.env.offer_tools else {}
+
+
+def make_local_services(config: RunConfig) -> dict[str, ToolExecutor]:
+    """Make the tool services of one process; to be closed."""
+    specs = tuple(find_services(config).values())
+    return make_services(specs, timeout_s=config.env.tool_timeout_s, num_threads=config.env.service_threads)
 
 
 def make_router(config: RunConfig) -> Any:
@@ -177,10 +191,15 @@ def make_learner_rank(config: RunConfig, *, address: RankAddress | None = None) 
 
 
 def make_probe(
-    config: RunConfig, *, parts: DriverParts, tasks: TaskSource, live: EpisodeCount | None = None
+    config: RunConfig,
+    *,
+    parts: DriverParts,
+    tasks: TaskSource,
+    services: Mapping[str, ToolExecutor],
+    live: EpisodeCount | None = None,
 ) -> tuple[Probe, EnvFactory]:
     """Make the parity probe, which measures every serving engine, and the envs it uses (to be closed)."""
-    factory = make_env_factory(config.env, cache_bytes=16 * MIB)
+    factory = make_env_factory(config.env, cache_bytes=16 * MIB, services=services)
     renderer = load_run_renderer(config)
     records = [tasks[index % len(tasks)] for index in range(NUM_SEQUENCES)]
     counter = live or EpisodeCount()

@@ -6,6 +6,7 @@ engine runs in lock-step with the episodes, so the same seed gives the same byte
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from medvista_ray.assembly import (
     Runtime,
     make_batching_engine,
     make_learner_rank,
+    make_local_services,
     make_probe,
     make_replay_buffer,
     make_router,
@@ -94,7 +96,16 @@ async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> 
         lambda: _make_rank_in_its_thread(config), buffer=buffer, blobs=blobs, weights_folder=paths.weights
     )
     num_slots = config.rollout.num_shards * config.rollout.slots_per_shard
-    shard = make_shard(config, num_slots=num_slots, router=make_router(config), blobs=blobs, buffer=buffer, live=live)
+    services = make_local_services(config)
+    shard = make_shard(
+        config,
+        num_slots=num_slots,
+        router=make_router(config),
+        blobs=blobs,
+        buffer=buffer,
+        services=services,
+        live=live,
+    )
     parts = DriverParts(
         env_pool=LocalEnvPool(shard, num_slots=num_slots),
         engines=engines,
@@ -102,13 +113,15 @@ async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> 
         learner=learner,
         blobs=blobs,
     )
-    probe, probe_envs = make_probe(config, parts=parts, tasks=tasks, live=live)
+    probe, probe_envs = make_probe(config, parts=parts, tasks=tasks, services=services, live=live)
 
     async def close() -> None:
         await parts.env_pool.close()
         await engines.close()
         await learner.close()
         probe_envs.close()
+        for service in services.values():
+            await asyncio.to_thread(service.close)
 
     return Runtime(
         mode="local",

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,8 @@ class ActorHome:
     node_id: str
 
 
-def _home(actor: object) -> ActorHome:
+def home_of(actor: object) -> ActorHome:
+    """Return where an actor runs; called inside of it."""
     record = ActorRecord(name=type(actor).__name__, pid=os.getpid())
     return ActorHome(record=record, node_id=ray.get_runtime_context().get_node_id())
 
@@ -72,7 +73,7 @@ class BlobStoreActor:
 
     def start(self) -> ActorHome:
         """Say where this runs."""
-        return _home(self)
+        return home_of(self)
 
     def put_if_absent(self, digest: str, data: bytes) -> None:
         """Store bytes under their SHA-256."""
@@ -89,7 +90,7 @@ class ReplayBufferActor:
     async def start(self, config: RunConfig) -> ActorHome:
         """Make an empty buffer."""
         self._buffer = LocalReplayBuffer(make_replay_buffer(config), time.monotonic)
-        return _home(self)
+        return home_of(self)
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Forward a call whose arguments and answer are small."""
@@ -113,16 +114,19 @@ class EnvShardActor:
 
     _shard: EnvShard
 
-    async def start(self, config: RunConfig, *, blobs: Any, buffer: Any) -> ActorHome:
-        """Make the shard; `blobs` and `buffer` are actors."""
+    async def start(self, config: RunConfig, *, blobs: Any, buffer: Any, services: Mapping[str, Any]) -> ActorHome:
+        """Make the shard; `blobs`, `buffer` and the values of `services` are actors."""
+        from medvista_ray.cluster.tool_services import RemoteToolService
+
         self._shard = make_shard(
             config,
             num_slots=config.rollout.slots_per_shard,
             router=make_router(config),
             blobs=RemoteBlobStore(blobs, cache_bytes=config.rollout.blob_cache_mb * MIB),
             buffer=RemoteReplayBuffer(buffer),
+            services={name: RemoteToolService(actor) for name, actor in services.items()},
         )
-        return _home(self)
+        return home_of(self)
 
     async def live(self) -> None:
         """Wait until the process ends."""
@@ -154,7 +158,7 @@ class EngineActor:
         """Load the policy; the engine stays closed until its first swap."""
         store = RemoteBlobStore(blobs, cache_bytes=config.rollout.blob_cache_mb * MIB)
         self._engine = make_batching_engine(config, engine_id=engine_id, blobs=store)
-        return _home(self)
+        return home_of(self)
 
     async def live(self) -> None:
         """Wait until the process ends, or its engine breaks."""
@@ -207,7 +211,7 @@ class LearnerActor:
         )
         loop = asyncio.get_running_loop()
         self._rank = await loop.run_in_executor(self._thread, lambda: make_learner_rank(config, address=address))
-        return _home(self)
+        return home_of(self)
 
     async def live(self) -> None:
         """Wait until the process ends."""

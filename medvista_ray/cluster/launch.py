@@ -4,23 +4,23 @@
     shards, engines, ranks: wherever there is room; weights and checkpoints need a folder that all nodes see
 
 The driver alone recreates shards, engines and ranks (`max_restarts=0`). Ray restarts the blob store, whose files are
-its journal; not the buffer, whose journal is in memory: when that process dies, the run ends and goes on from its
-newest checkpoint.
+its journal, and the tool services, which have no state; not the buffer, whose journal is in memory: when that process
+dies, the run ends and goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from medvista_ray.assembly import MIB, RunPaths, Runtime, make_probe
+from medvista_ray.assembly import MIB, RunPaths, Runtime, find_services, make_probe
 from medvista_ray.cluster.actors import (
     ActorHome,
     BlobStoreActor,
@@ -36,6 +36,7 @@ from medvista_ray.cluster.faults import answer_of, life_of
 from medvista_ray.cluster.learner_group import RankHandle, RemoteLearnerGroup
 from medvista_ray.cluster.plan import check_placement, make_plan, total_of
 from medvista_ray.cluster.stores import RemoteBlobStore, RemoteReplayBuffer
+from medvista_ray.cluster.tool_services import RemoteToolService, ToolServiceActor
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.driver.parts import DriverParts
 from medvista_ray.errors import (
@@ -68,7 +69,8 @@ async def start_cluster(config: RunConfig, paths: RunPaths, tasks: TaskSource) -
         await check_placement(plan, timeout_s=config.cluster.start_timeout_s)
         launcher = Launcher(config=config, paths=paths, connection=connection)
         parts = await launcher.start_parts(undo)
-        probe, probe_envs = make_probe(config, parts=parts, tasks=tasks)
+        services = {name: RemoteToolService(actor) for name, actor in launcher.services.items()}
+        probe, probe_envs = make_probe(config, parts=parts, tasks=tasks, services=services)
         undo.callback(probe_envs.close)
         everything = undo.pop_all()
     return Runtime(
@@ -97,6 +99,7 @@ class Launcher:
     paths: RunPaths
     connection: RayConnection
     homes: tuple[ActorHome, ...] = ()
+    services: Mapping[str, Any] = field(default_factory=dict)  # name of tool -> actor
     _blobs: Any = None
     _buffer: Any = None
 
@@ -112,6 +115,9 @@ class Launcher:
         undo.callback(ray.kill, self._blobs)
         self._buffer = self.make_buffer()
         undo.callback(ray.kill, self._buffer)
+        self.services = {name: self.make_service(spec) for name, spec in find_services(self.config).items()}
+        for service in self.services.values():
+            undo.callback(ray.kill, service)
         learner = RemoteLearnerGroup(self.start_ranks)
         undo.push_async_callback(learner.close)
         engines = RemoteEngines(self.make_engine, num_engines=inference.num_engines)
@@ -124,8 +130,12 @@ class Launcher:
             engines.wait_started(),
             learner.start(),
             pool.start(),
+            *(
+                self._started(service.start.remote(), name=f"the service of {name}", died=RunFailedError)
+                for name, service in self.services.items()
+            ),
         )
-        self.homes = (first[0], first[1], *first[2], *learner.homes, *pool.homes)
+        self.homes = (first[0], first[1], *first[2], *learner.homes, *pool.homes, *first[5:])
         return DriverParts(
             env_pool=pool,
             engines=engines,
@@ -145,12 +155,19 @@ class Launcher:
         options = self._options(max_task_retries=3, beside_driver=True)
         return ray.remote(ReplayBufferActor).options(**options).remote()
 
+    def make_service(self, spec: str) -> Any:
+        """Make the service of one tool; the process with its weights starts with the first call."""
+        env = self.config.env
+        options = self._options(num_cpus=self.config.cluster.service_cpus, max_restarts=-1)
+        actor = ray.remote(ToolServiceActor).options(**options)
+        return actor.remote(spec, limit_s=env.tool_timeout_s, num_threads=env.service_threads)
+
     async def start_shard(self, name: str) -> ShardHandle:
         """Start one env shard."""
         options = self._options(num_cpus=self.config.cluster.shard_cpus)
         actor = ray.remote(EnvShardActor).options(**options).remote()
         with _killed_on_failure(actor):
-            call = actor.start.remote(self.config, blobs=self._blobs, buffer=self._buffer)
+            call = actor.start.remote(self.config, blobs=self._blobs, buffer=self._buffer, services=self.services)
             home = await self._started(call, name=name, died=ShardDiedError)
         return ShardHandle(name=name, actor=actor, home=home, life=life_of(actor))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import ray
 
+from medvista_ray.assembly import find_services
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.errors import PlacementError
 
@@ -37,6 +38,13 @@ class ClusterRoom:
 def make_plan(config: RunConfig) -> tuple[ActorNeed, ...]:
     """List what a run starts; buffer and blob store run beside the driver and ask for nothing."""
     cluster = config.cluster
+    num_services = len(find_services(config))
+    services = ActorNeed(
+        name="ToolServiceActor",
+        count=num_services,
+        resources={"CPU": cluster.service_cpus, "GPU": 0.0},
+        key="the number of services in env.tools, or cluster.service_cpus",
+    )
     return (
         ActorNeed(
             name="EngineActor",
@@ -56,6 +64,7 @@ def make_plan(config: RunConfig) -> tuple[ActorNeed, ...]:
             resources={"CPU": cluster.shard_cpus, "GPU": 0.0},
             key="rollout.num_shards or cluster.shard_cpus",
         ),
+        *((services,) if num_services else ()),
     )
 
 

@@ -76,11 +76,12 @@ class EnvConfig:
     max_action_tokens: int = 512
     max_context_tokens: int = 8192
     tool_timeout_s: float = 10.0
+    service_threads: int = 1  # of each tool that is a service (segment, read_text)
     episode_timeout_s: float = 120.0
     group_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        limits = ("view_size_px", "max_turns", "max_action_tokens", "max_context_tokens")
+        limits = ("view_size_px", "max_turns", "max_action_tokens", "max_context_tokens", "service_threads")
         _check_all(self, "env", _AT_LEAST_ONE, *limits)
         _check_all(self, "env", _POSITIVE, "tool_timeout_s", "episode_timeout_s", "group_timeout_s", unit="seconds")
 
@@ -245,11 +246,13 @@ class ClusterConfig:
     learner_cpus: float = 1.0
     learner_gpus: float = 0.0
     shard_cpus: float = 0.25
+    service_cpus: float = 1.0  # of each tool that is a service
     start_timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
         _check_all(self, "cluster", _POSITIVE, "shard_cpus")
-        _check_all(self, "cluster", _NOT_NEGATIVE, "engine_cpus", "engine_gpus", "learner_cpus", "learner_gpus")
+        cpus = ("engine_cpus", "engine_gpus", "learner_cpus", "learner_gpus", "service_cpus")
+        _check_all(self, "cluster", _NOT_NEGATIVE, *cpus)
         _check_all(self, "cluster", _POSITIVE, "start_timeout_s", unit="seconds")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from medvista_ray.config.schema import EnvConfig
 from medvista_ray.errors import ConfigError
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.renderer import ViewRenderer
-from medvista_ray.tools.runner import ToolRunner, make_tool_runner
+from medvista_ray.tools.runner import ToolExecutor, ToolRunner, make_tool_runner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,10 +40,23 @@ def load_env_class(target: str) -> Callable[..., Any]:
     return found
 
 
-def make_env_factory(config: EnvConfig, *, cache_bytes: int) -> EnvFactory:
-    """Prepare the tools and caches of one process; the env class gets `config`, `tools` and `renderer`."""
+def make_env_factory(
+    config: EnvConfig, *, cache_bytes: int, services: Mapping[str, ToolExecutor] | None = None
+) -> EnvFactory:
+    """Prepare the tools and caches of one process; the env class gets `config`, `tools` and `renderer`.
+
+    Args:
+        config: of the env.
+        cache_bytes: of encoded images.
+        services: the tool services that this process shares with others; None = its own.
+    """
     env_class = load_env_class(config.target)
-    tools = make_tool_runner(config.tools if config.offer_tools else (), timeout_s=config.tool_timeout_s)
+    tools = make_tool_runner(
+        config.tools if config.offer_tools else (),
+        timeout_s=config.tool_timeout_s,
+        service_threads=config.service_threads,
+        services=services,
+    )
     cache = MemoryBlobCache(cache_bytes)
     renderer = ViewRenderer(cache, view_size_px=config.view_size_px)
     return EnvFactory(

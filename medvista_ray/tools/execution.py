@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medvista_ray.errors import MissingPackageError, ToolArgumentError
-from medvista_ray.tools.base import Tool, ToolContext, ToolOutput
+from medvista_ray.errors import MissingPackageError, ToolArgumentError, ToolError
+from medvista_ray.tools.base import ServiceCall, ServiceTool, Tool, ToolContext, ToolOutput
 from medvista_ray.types.tool_calls import ToolFailure
 
 MAX_ERROR_CHARS = 240
@@ -31,8 +31,34 @@ def execute(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> E
         return failed(ToolFailure.BAD_ARGUMENT, str(error))
     except (ModuleNotFoundError, MissingPackageError) as error:
         return failed(ToolFailure.NOT_INSTALLED, str(error))
+    except ToolError as error:
+        return failed(ToolFailure.FAILED, str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  -- a third party's code may raise anything
         return failed(ToolFailure.FAILED, f"{type(error).__name__}: {error}")
+    return _checked(tool, output)
+
+
+def execute_batch(tool: ServiceTool, calls: Sequence[ServiceCall]) -> list[Execution]:
+    """Run calls together; when the tool raises, each runs again alone, so that none fails for another's sake."""
+    if len(calls) > 1:
+        try:
+            results: Any = tool.run_batch(calls)
+        except (Exception, SystemExit):  # noqa: BLE001  -- a third party's code may raise anything
+            results = None
+        if isinstance(results, list) and len(results) == len(calls):
+            return [_judge(tool, result) for result in results]
+    return [execute(tool, call.arguments, call.context) for call in calls]
+
+
+def _judge(tool: Tool, result: object) -> Execution:
+    if isinstance(result, ToolArgumentError):
+        return failed(ToolFailure.BAD_ARGUMENT, str(result))
+    if isinstance(result, ToolError):
+        return failed(ToolFailure.FAILED, str(result))
+    return _checked(tool, result)
+
+
+def _checked(tool: Tool, output: object) -> Execution:
     if not isinstance(output, ToolOutput) or not isinstance(output.text, str):
         return failed(ToolFailure.FAILED, f"{tool.name} did not return a ToolOutput")
     return Execution(output=ToolOutput(text=clean_text(output.text, MAX_TEXT_CHARS), images=tuple(output.images)))

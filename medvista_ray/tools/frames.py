@@ -1,11 +1,14 @@
-"""The frames between a pool and its workers: msgpack behind a 4-byte length, on one socket pair. Never pickle.
+"""The frames between a pool or a service and its workers: msgpack behind a 4-byte length, on one socket pair.
 
-pool -> worker: Setup once, then Call; Blob answers a Need
-worker -> pool: Ready once, then Done for each Call; Need before it, for each image that the tool opens
+pool -> worker: Setup once, then Call, or Batch from a service; Blob or Missing answers a Need
+worker -> pool: Ready once, then Done for each Call and BatchDone for each Batch; Need before, for each image it opens
+
+Never pickle.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -43,6 +46,16 @@ class Blob(msgspec.Struct, tag=True, frozen=True):
     """The bytes that a worker asked for."""
 
     data: bytes
+
+
+class Missing(msgspec.Struct, tag=True, frozen=True):
+    """There are no such bytes."""
+
+
+class Batch(msgspec.Struct, tag=True, frozen=True):
+    """Calls of one tool that run together."""
+
+    calls: tuple[Call, ...]
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -90,6 +103,12 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     error: str
 
 
+class BatchDone(msgspec.Struct, tag=True, frozen=True):
+    """The ends of the calls of a batch, in order."""
+
+    dones: tuple[Done, ...]
+
+
 def make_done(execution: Execution) -> Done:
     """Turn an execution into its frame; an output that no frame can carry is a failure of the tool."""
     images = []
@@ -135,15 +154,15 @@ def _image_of(frame: ViewFrame | PictureFrame | SliceFrame) -> View | Picture | 
     return Picture(pixels=pixels, parent=frame.parent, to_parent=frame.to_parent, mask=mask)
 
 
-FromPool = Setup | Call | Blob
-FromWorker = Ready | Need | Done
+FromPool = Setup | Call | Batch | Blob | Missing
+FromWorker = Ready | Need | Done | BatchDone
 
 
 class ChannelClosedError(ConnectionError):
     """The other side is gone."""
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Let NumPy numbers through, which tools mix with Python's."""
     if isinstance(value, np.generic):
         return value.item()
@@ -155,7 +174,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_to_plain)
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
         self._to_worker = msgspec.msgpack.Decoder(FromPool)
         self._to_pool = msgspec.msgpack.Decoder(FromWorker)
 
@@ -178,9 +197,29 @@ class Channel:
         frame: FromWorker = self._to_pool.decode(self._receive(deadline))
         return frame
 
+    def wait_readable(self, timeout_s: float) -> bool:
+        """Return whether a frame, or the end of the other side, arrives in time; reads nothing."""
+        return self._poll(timeout_s) != 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Return whether the other side has ended; may be asked while another thread reads."""
+        try:
+            return bool(self._poll(0.0) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
+        except ChannelClosedError:
+            return True
+
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
+
+    def _poll(self, timeout_s: float) -> int:
+        poll = select.poll()  # not `select`, which knows the first 1,024 descriptors only
+        try:
+            poll.register(self._sock, select.POLLIN)
+        except ValueError as error:  # closed by another thread
+            raise ChannelClosedError("the channel is closed") from error
+        return next((events for _, events in poll.poll(max(0.0, timeout_s) * 1000)), 0)
 
     def _receive(self, deadline: float | None) -> bytes:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -41,13 +42,21 @@ _log = logging.getLogger(__name__)
 class WorkerProcess:
     """One worker: its process and its channel."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(
+        self,
+        targets: Sequence[str],
+        *,
+        start_timeout_s: float = START_TIMEOUT_S,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Start a process that makes the tools of these targets; `environment` adds to that of this process."""
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
+        self._environment = environment
         with theirs:
             self._process = self._spawn(theirs.fileno())
         self._is_ready = False
-        self._start_deadline = time.monotonic() + START_TIMEOUT_S
+        self._start_deadline = time.monotonic() + start_timeout_s
         with contextlib.suppress(ChannelClosedError):  # dead already: `wait_ready` will find out
             self._channel.send(Setup(tuple(targets)))
 
@@ -58,7 +67,11 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a tool prints is not a frame
                 pass_fds=(descriptor,),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                    **self._environment,
+                },
                 start_new_session=True,  # a Ctrl-C is ours to handle; one kill ends what the tool has started too
             )
         except OSError:

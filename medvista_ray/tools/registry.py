@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from medvista_ray.errors import ConfigError, MissingPackageError
-from medvista_ray.tools.base import Tool, ToolCost
+from medvista_ray.tools.base import ServiceTool, Tool, ToolCost
 
 BUILTIN_TOOLS: Mapping[str, str] = MappingProxyType(
     {
@@ -24,18 +24,25 @@ BUILTIN_TOOLS: Mapping[str, str] = MappingProxyType(
         "ground": "medvista_ray.tools.ground:Ground",
         "dicom_info": "medvista_ray.tools.dicom_info:DicomInfo",
         "calculate": "medvista_ray.tools.calculate:Calculate",
+        "segment": "medvista_ray.tools.segment:Segment",
+        "read_text": "medvista_ray.tools.read_text:ReadText",
     }
 )
+# Other makes of a tool above: the same name in calls, so only one of them at a time.
+VARIANTS: Mapping[str, str] = MappingProxyType(
+    {"segment_classical": "medvista_ray.tools.segment:SegmentClassical"}  # no weights, always the same
+)
+_TARGETS = MappingProxyType({**BUILTIN_TOOLS, **VARIANTS})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def resolve_target(spec: str) -> str:
     """Turn a built-in name or `pkg.module:Class` into `pkg.module:Class`."""
-    if spec in BUILTIN_TOOLS:
-        return BUILTIN_TOOLS[spec]
+    if spec in _TARGETS:
+        return _TARGETS[spec]
     module, colon, name = spec.partition(":")
     if not (colon and module and name):
-        raise ConfigError(f"env.tools: no tool {spec!r}; use one of {', '.join(BUILTIN_TOOLS)}, or pkg.module:Class")
+        raise ConfigError(f"env.tools: no tool {spec!r}; use one of {', '.join(_TARGETS)}, or pkg.module:Class")
     return spec
 
 
@@ -69,6 +76,21 @@ def load_tools(specs: Sequence[str]) -> dict[str, Tool]:
             raise ConfigError(f"env.tools: two tools are called {tool.name!r}")
         tools[tool.name] = tool
     return tools
+
+
+def service_specs(specs: Sequence[str]) -> dict[str, str]:
+    """Return the specs of the tools that are services, by the names that calls use."""
+    tools = load_tools(specs)
+    return {tool.name: spec for spec, tool in zip(specs, tools.values(), strict=True) if is_service(tool)}
+
+
+def is_service(tool: Tool) -> bool:
+    """Return whether a tool runs in a process of its own that lasts; `ConfigError` for one that cannot."""
+    if tool.cost is not ToolCost.SERVICE:
+        return False
+    if not isinstance(tool, ServiceTool):
+        raise ConfigError(f"env.tools: {tool.name!r} has the cost of a service and is no ServiceTool")
+    return True
 
 
 def runs_inline(tool: Tool) -> bool:

@@ -6,7 +6,7 @@ and threads. Knows no messages and no rewards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -15,7 +15,8 @@ from medvista_ray.errors import ConfigError, ImageError, ToolError
 from medvista_ray.tools.base import CallKey, ImageRecord, Tool
 from medvista_ray.tools.execution import MAX_ERROR_CHARS, Execution, clean_text, execute
 from medvista_ray.tools.pool import ToolPool
-from medvista_ray.tools.registry import load_tools, resolve_target, runs_inline
+from medvista_ray.tools.registry import is_service, load_tools, resolve_target, runs_inline, service_specs
+from medvista_ray.tools.service import ToolService
 from medvista_ray.tools.shelf import ImageShelf
 from medvista_ray.types.tool_calls import ToolCall, ToolFailure, ToolOutcome
 
@@ -66,12 +67,25 @@ class ToolRunner:
     """The tools of a run."""
 
     def __init__(
-        self, tools: Mapping[str, Tool], *, timeout_s: float, executors: Mapping[str, ToolExecutor] | None = None
+        self,
+        tools: Mapping[str, Tool],
+        *,
+        timeout_s: float,
+        executors: Mapping[str, ToolExecutor] | None = None,
+        lent: Collection[str] = (),
     ) -> None:
-        """Know the tools by the names that calls use, and for those that do not run inline, where they run."""
+        """Know the tools by the names that calls use, and for those that do not run inline, where they run.
+
+        Args:
+            tools: by name.
+            timeout_s: the longest that any call may take.
+            executors: by name of tool.
+            lent: the tools whose executors are somebody else's to close.
+        """
         from jsonschema import Draft202012Validator
 
         self._executors = MappingProxyType(dict(executors or {}))
+        self._lent = frozenset(lent)
         homeless = [name for name, tool in tools.items() if not runs_inline(tool) and name not in self._executors]
         if homeless:
             raise ConfigError(f"env.tools: {homeless[0]!r} needs a process to run in")
@@ -140,7 +154,7 @@ class ToolRunner:
 
     def close(self) -> None:
         """Stop the workers and services; may be called again."""
-        for executor in set(self._executors.values()):
+        for executor in {executor for name, executor in self._executors.items() if name not in self._lent}:
             executor.close()
 
     def _run_inline(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey) -> ToolOutcome:
@@ -151,25 +165,45 @@ class ToolRunner:
         return max(0.0, min(bound for bound in (self._timeout_s, own, budget_s) if bound is not None))
 
 
-def make_tool_runner(specs: Sequence[str], *, timeout_s: float, num_workers: int = 2) -> ToolRunner:
+def make_tool_runner(
+    specs: Sequence[str],
+    *,
+    timeout_s: float,
+    num_workers: int = 2,
+    service_threads: int = 1,
+    services: Mapping[str, ToolExecutor] | None = None,
+) -> ToolRunner:
     """Load tools by name or `pkg.module:Class`; start worker processes only if a tool needs them.
 
     Args:
         specs: built-in names, or `pkg.module:Class`.
         timeout_s: the longest that any call may take; a tool may ask for less.
-        num_workers: worker processes for the tools that do not run inline.
+        num_workers: worker processes for the tools that neither run inline nor are services.
+        service_threads: of each service that is made here.
+        services: where the services run, by name of tool, and whose to close they stay; None = make them here.
     """
     tools = load_tools(specs)
     pooled = {
         tool.name: resolve_target(spec)
         for spec, tool in zip(specs, tools.values(), strict=True)
-        if not runs_inline(tool)
+        if not runs_inline(tool) and not is_service(tool)
     }
     executors: dict[str, ToolExecutor] = {}
     if pooled:
         pool = ToolPool(list(pooled.values()), num_workers=num_workers)
-        executors = dict.fromkeys(pooled, pool)
-    return ToolRunner(tools, timeout_s=timeout_s, executors=executors)
+        executors.update(dict.fromkeys(pooled, pool))
+    executors.update(
+        make_services(specs, timeout_s=timeout_s, num_threads=service_threads) if services is None else services
+    )
+    return ToolRunner(tools, timeout_s=timeout_s, executors=executors, lent=services or ())
+
+
+def make_services(specs: Sequence[str], *, timeout_s: float, num_threads: int = 1) -> dict[str, ToolExecutor]:
+    """Make the services among the tools, by the names that calls use; each starts its process with its first call."""
+    return {
+        name: ToolService(spec, limit_s=timeout_s, num_threads=num_threads)
+        for name, spec in service_specs(specs).items()
+    }
 
 
 def index_images(execution: Execution, shelf: ImageShelf) -> ToolOutcome:

@@ -1,4 +1,4 @@
-"""A worker process of the tool pool: makes its tools, then runs one call after another until the pool is gone.
+"""A worker process of the tool pool or of a service: makes its tools, then runs calls until its parent is gone.
 
     reader thread: frames of the pool -> queue; ends the process when the socket closes, whatever the tool is doing
     main thread:   queue -> tool -> Done
@@ -16,22 +16,28 @@ import socket
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import msgspec
 
-from medvista_ray.errors import MedVistaError
-from medvista_ray.tools.base import Tool, ToolContext
-from medvista_ray.tools.execution import Execution, execute, failed
+from medvista_ray.errors import BlobMissingError, MedVistaError, MissingPackageError
+from medvista_ray.tools.base import ServiceCall, ServiceTool, Tool, ToolContext
+from medvista_ray.tools.execution import Execution, execute, execute_batch, failed
 from medvista_ray.tools.frames import (
+    Batch,
+    BatchDone,
     Blob,
     Call,
     Channel,
     ChannelClosedError,
+    Done,
     FromPool,
+    Missing,
     Need,
     Ready,
     Setup,
     make_done,
+    to_plain,
 )
 from medvista_ray.tools.registry import make_tool
 from medvista_ray.types.tool_calls import ToolFailure
@@ -67,12 +73,21 @@ class Worker:
                 self._channel.send(Ready())
             elif isinstance(frame, Call):
                 self._finish(self._run(frame))
+            elif isinstance(frame, Batch):
+                self._finish_batch(self._run_batch(frame.calls))
 
     def _finish(self, execution: Execution) -> None:
         try:
             self._channel.send(make_done(execution))
         except (TypeError, ValueError, OverflowError) as error:  # raised by the encoder, before a byte is sent
-            self._channel.send(make_done(failed(ToolFailure.FAILED, f"the output cannot be sent: {error}")))
+            self._channel.send(_unsendable(error))
+
+    def _finish_batch(self, executions: Sequence[Execution]) -> None:
+        dones = [make_done(execution) for execution in executions]
+        try:
+            self._channel.send(BatchDone(tuple(dones)))
+        except (TypeError, ValueError, OverflowError):
+            self._channel.send(BatchDone(tuple(_sendable(done) for done in dones)))
 
     def _set_up(self, setup: Setup) -> None:
         for target in setup.targets:
@@ -80,7 +95,7 @@ class Worker:
             self._tools[tool.name] = tool
             try:
                 tool.warm_up()
-            except ModuleNotFoundError as error:
+            except (ModuleNotFoundError, MissingPackageError) as error:
                 self._unusable[tool.name] = failed(ToolFailure.NOT_INSTALLED, str(error))
             except Exception as error:  # noqa: BLE001  -- a third party's code may raise anything
                 self._unusable[tool.name] = failed(ToolFailure.FAILED, f"{type(error).__name__}: {error}")
@@ -91,10 +106,25 @@ class Worker:
         context = ToolContext(call.records, load=self._load, key=call.key)
         return execute(self._tools[call.tool], json.loads(call.arguments), context)
 
+    def _run_batch(self, calls: Sequence[Call]) -> list[Execution]:
+        tool = self._tools[calls[0].tool]
+        if tool.name in self._unusable or not isinstance(tool, ServiceTool):
+            return [self._run(call) for call in calls]
+        contexts = [ToolContext(call.records, load=self._load, key=call.key) for call in calls]
+        return execute_batch(
+            tool,
+            [
+                ServiceCall(arguments=json.loads(call.arguments), context=context)
+                for call, context in zip(calls, contexts, strict=True)
+            ],
+        )
+
     def _load(self, digest: str) -> bytes:
         if digest not in self._blobs:
             self._channel.send(Need(digest))
             frame = self._inbox.get()
+            if isinstance(frame, Missing):
+                raise BlobMissingError(f"image {digest[:12]} is not there")
             if not isinstance(frame, Blob):
                 raise MedVistaError("the pool did not answer with an image")
             self._blobs[digest] = frame.data
@@ -102,6 +132,18 @@ class Worker:
                 self._blobs.popitem(last=False)
         self._blobs.move_to_end(digest)
         return self._blobs[digest]
+
+
+def _unsendable(error: Exception) -> Done:
+    return make_done(failed(ToolFailure.FAILED, f"the output cannot be sent: {error}"))
+
+
+def _sendable(done: Done) -> Done:
+    try:
+        msgspec.msgpack.encode(done, enc_hook=to_plain)
+    except (TypeError, ValueError, OverflowError) as error:
+        return _unsendable(error)
+    return done
 
 
 def main() -> None:
