@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,10 @@ _MIN_VISIBLE_PX = 30  # of a nucleus that is counted, pixels of the source
 _MIN_COUNT = 3
 _MIN_PIECE = 0.2  # of an instance
 _EDGE_PX = 4  # between the largest nucleus and the border of its tile
-_COUNT_TOLERANCE = 0.15
+_COUNT_TOLERANCE = 0.1  # of the number, at least one nucleus
+_GOLDEN = 0.618034  # steps of the golden ratio spread the sides of tiles, so that no number is the usual one
 _LARGEST_BY = 1.15  # the largest one is larger than the next by this factor
-_TILE_SHARE = (0.25, 0.40), (0.50, 0.75)  # side of a tile / side of the image: training, held out
+_TILE_SHARE = (0.18, 0.42), (0.40, 1.0)  # side of a tile / side of the image: training, held out
 _MASK_ROOM = 2.2, 3.4  # side of a tile / longest side of the nucleus
 
 
@@ -115,9 +117,10 @@ def _cut_tile(field: NucleiField, left: int, top: int, side: int) -> Tile:
     )
 
 
-def _draw_tile(rng: np.random.Generator, field: NucleiField) -> Tile:
+def _draw_tile(rng: np.random.Generator, field: NucleiField, index: int) -> Tile:
     height, width = field.pixels.shape
-    side = int(min(height, width) * rng.uniform(*field.tile_share))
+    low, high = field.tile_share
+    side = int(min(height, width) * (low + (high - low) * (index * _GOLDEN % 1.0)))
     return _cut_tile(field, int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1)), side)
 
 
@@ -132,22 +135,21 @@ def _visible(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
 def draw_count_record(rng: np.random.Generator, split: Split, index: int, task_id: str) -> TaskRecord:
     """Draw a tile with at least three nuclei and ask for their number."""
     fields = load_nuclei_fields(split)
-    while True:
-        tile = _draw_tile(rng, fields[index % len(fields)])
-        count = len(_visible(tile)[0])
-        if count >= _MIN_COUNT:
+    for attempt in count(index):
+        tile = _draw_tile(rng, fields[index % len(fields)], attempt)
+        num_nuclei = len(_visible(tile)[0])
+        if num_nuclei >= _MIN_COUNT:
             break
-    reference = Reference(
-        task_id=task_id, answer=str(count), absolute_tolerance=float(max(1, round(_COUNT_TOLERANCE * count)))
-    )
+    tolerance = float(max(1, round(_COUNT_TOLERANCE * num_nuclei)))
+    reference = Reference(task_id=task_id, answer=str(num_nuclei), absolute_tolerance=tolerance)
     return _make_record(tile, split, COUNT, COUNT_QUESTION, "number", reference)
 
 
 def draw_box_record(rng: np.random.Generator, split: Split, index: int, task_id: str) -> TaskRecord:
     """Draw a tile whose largest nucleus is whole and clearly the largest, and ask for its box."""
     fields = load_nuclei_fields(split)
-    while True:
-        tile = _draw_tile(rng, fields[index % len(fields)])
+    for attempt in count(index):
+        tile = _draw_tile(rng, fields[index % len(fields)], attempt)
         labels, areas = _visible(tile)
         if len(labels) < _MIN_COUNT or areas[0] < _LARGEST_BY * areas[1]:
             continue
