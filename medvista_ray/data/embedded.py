@@ -7,7 +7,7 @@ is balanced; within a family sources take turns, so that none has more than its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
@@ -104,6 +104,13 @@ def _draw_slice(rng: np.random.Generator, split: Split, index: int, task_id: str
     return letter_slice.make_slice_record(letter_slice.draw_slice_scene(rng, split, index), task_id)
 
 
+def _make_measure_record(rng: np.random.Generator, pool: Pool, task_id: str) -> TaskRecord:
+    """Make the task of the demo set, and say what its points and its answer are in."""
+    record = make_measure_record(draw_measure_scene(rng, pool), task_id)
+    question = f"{record.task.question} The points are x,y in pixels of the image."
+    return replace(record, task=replace(record.task, question=question, answer_kind="number", unit="mm"))
+
+
 def _any_image(image: SourceImage) -> bool:
     return True
 
@@ -130,7 +137,7 @@ _DRAWN: Mapping[
     "measure": (
         "measure",
         _has_spacing,
-        lambda rng, pool, task_id: make_measure_record(draw_measure_scene(rng, pool), task_id),
+        lambda rng, pool, task_id: _make_measure_record(rng, pool, task_id),
     ),
     "insert_mask": (
         "zoom",
