@@ -34,7 +34,7 @@ class BoxSegment(Tool):
         mask[y0 * height // 1000 : y1 * height // 1000, x0 * width // 1000 : x1 * width // 1000] = True
         for (x, y), label in zip(arguments.get("points", ()), arguments.get("labels", ()), strict=True):
             column, row = x * width // 1000, y * height // 1000
-            mask[row - 20 : row + 20, column - 20 : column + 20] = bool(label)
+            mask[row - 20 : row + 20, column - 20 : column + 20] = label == "+"
         return ToolOutput(text="marked", images=(Picture(pixels=pixels, parent=0, mask=mask),))
 
 
@@ -168,3 +168,20 @@ def test_tools_that_look_can_be_called_between(env):
 def test_it_needs_the_tool():
     with pytest.raises(ConfigError, match=r"env\.tools.*'segment'"):
         InteractiveSegmentationEnv(config=EnvConfig(tools=("zoom",)))
+
+
+def test_every_action_fits_the_schema_of_the_real_tool():
+    tasks = make_task_source("pocket", "train", families=("insert_mask",), weights=(), num_tasks=8, seed=0)
+    config = EnvConfig(tools=("segment_classical",), view_size_px=84)
+    env = InteractiveSegmentationEnv(tasks=tasks, config=config)
+    try:
+        env.reset(seed=0)
+        for action in (
+            BOX,
+            call("add_point", point=[500, 500], label="positive"),
+            call("add_point", point=[10, 10], label="negative"),
+        ):
+            *_, info = env.step(action)
+            assert info["tool_failure"] is None, info
+    finally:
+        env.close()
