@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,14 @@ import numpy as np
 from medvista_ray.errors import ImageError
 from medvista_ray.images.codec import DAMAGE, MAX_PIXELS
 from medvista_ray.images.codestreams import codestream_size
-from medvista_ray.images.dicom_fields import HEADER_KEYWORDS, first_text, numbers, read_header
+from medvista_ray.images.dicom_fields import (
+    HEADER_KEYWORDS,
+    PHOTOMETRIC_INTERPRETATIONS,
+    first_text,
+    numbers,
+    read_header,
+    texts,
+)
 from medvista_ray.types.messages import HeaderValue
 
 # The only elements that are parsed: how pixels are coded, and what stands in `DicomImage`.
@@ -35,6 +41,7 @@ _READ = (
     *HEADER_KEYWORDS,
 )
 R = TypeVar("R")
+_NUMBERS = ("NumberOfFrames", "RescaleIntercept", "RescaleSlope")  # written as text, parsed on the way to the pixels
 _PLANES = ("sagittal", "coronal", "axial")  # the plane whose normal is x, y, z of the patient
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _CENTIMETRES = 3  # of PhysicalUnitsXDirection, PS3.3 C.8.5.5.1.15
@@ -71,6 +78,7 @@ def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
     from pydicom.pixels import pixel_array
 
     def read(dataset: Any) -> DicomImage:
+        _check_elements(path, dataset)
         _check_size(path, dataset, frame=frame)
         facts = _read_facts(dataset)
         return DicomImage(
@@ -109,6 +117,22 @@ def _read_safely(path: Path, read: Callable[[Any], R], *, stop_before_pixels: bo
     raise ImageError(f"{path.name} is not a DICOM image that can be decoded: {why}")
 
 
+def _check_elements(path: Path, dataset: Any) -> None:
+    """Refuse an element that is not of its kind, since pydicom would quote its value in a warning."""
+    from pydicom.datadict import dictionary_VR, keyword_for_tag
+    from pydicom.valuerep import STR_VR
+
+    for tag in list(dataset.keys()):
+        keyword, vr = keyword_for_tag(tag), dataset.get_item(tag).VR
+        if vr in STR_VR and vr not in dictionary_VR(tag):
+            raise ImageError(f"{path.name}: {keyword} is not of its kind")
+        if keyword in _NUMBERS and len(numbers(dataset, keyword)) != len([t for t in texts(dataset, keyword) if t]):
+            raise ImageError(f"{path.name}: {keyword} is no number")
+    photometric = first_text(dataset, "PhotometricInterpretation")
+    if photometric and photometric not in PHOTOMETRIC_INTERPRETATIONS:
+        raise ImageError(f"{path.name}: its PhotometricInterpretation is not one that is read here")
+
+
 def _check_size(path: Path, dataset: Any, *, frame: int) -> None:
     """Refuse an image that is too large before a pixel is decoded, whatever the header or the codestream says."""
     height, width = (int(first_text(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
@@ -134,9 +158,7 @@ def _read_facts(dataset: Any) -> DicomFacts:
         header["pixel_spacing_row_mm"], header["pixel_spacing_column_mm"] = (float(f"{mm:.6g}") for mm in spacing_mm)
     if plane is not None:
         header["plane"] = plane
-    return DicomFacts(
-        modality=str(header.get("modality", "OT")), spacing_mm=spacing_mm, plane=plane, header=MappingProxyType(header)
-    )
+    return DicomFacts(modality=str(header.get("modality", "OT")), spacing_mm=spacing_mm, plane=plane, header=header)
 
 
 def _real_values(pixels: np.ndarray, dataset: Any) -> np.ndarray:

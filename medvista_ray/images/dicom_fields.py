@@ -209,7 +209,7 @@ def texts(dataset: Any, keyword: str) -> list[str]:
 
 def numbers(dataset: Any, keyword: str) -> list[float]:
     """Return the values of an element that holds numbers; an empty list when one of them is none."""
-    values = texts(dataset, keyword)
+    values = [value for value in texts(dataset, keyword) if value]
     return [float(value) for value in values] if all(_NUMBER.fullmatch(value) for value in values) else []
 
 

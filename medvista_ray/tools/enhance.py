@@ -118,4 +118,4 @@ def filter_pixels(pixels: np.ndarray, function: Callable[[np.ndarray], np.ndarra
 
 
 def _channel_axis(values: np.ndarray) -> int | None:
-    return None if values.ndim == 2 else -1
+    return None if values.ndim == 2 else 2  # written as -1, `unsharp_mask` of 0.26 filters the first rows only

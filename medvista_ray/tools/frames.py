@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -163,9 +164,11 @@ class ChannelClosedError(ConnectionError):
 
 
 def to_plain(value: Any) -> Any:
-    """Let NumPy numbers through, which tools mix with Python's."""
+    """Let NumPy numbers through, which tools mix with Python's, and every kind of mapping."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
