@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from medvista_ray.cli import envs, runs  # noqa: F401  -- importing a module of commands registers them
+from medvista_ray.cli import data, envs, runs, tools  # noqa: F401  -- importing a module of commands registers them
 from medvista_ray.cli.app import app
 from medvista_ray.errors import ConfigError, MedVistaError, StoppedError
 

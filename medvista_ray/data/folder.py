@@ -74,6 +74,18 @@ class FolderTaskSource:
         mask = self._read_mask(row, images[0].ref, number) if images else None
         return TaskRecord(task=task, reference=make_reference(row, mask=mask), blobs=blobs)
 
+    @classmethod
+    def find_splits(cls, folder: Path) -> set[Split]:
+        """Return the splits that have a task; stops at the line that shows the second."""
+        found: set[Split] = set()
+        with (folder / TASKS_FILE).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    found.add(parse_row(line, where=f"data.source: {folder.name}/{TASKS_FILE} line {number}").split)
+                if len(found) == len(_SPLITS):
+                    break
+        return found
+
     def read_row(self, index: int) -> tuple[int, TaskRow]:
         """Return the line number and the row of a task, without its files."""
         if not 0 <= index < len(self):
