@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from medvista_ray.data.families import header, letter_slice, nuclei, tissue
+from medvista_ray.data.families import atlas, head_ct, header, letter_slice, nuclei, tissue
 from medvista_ray.data.families.caliper import list_caliper_items, make_caliper_record
 from medvista_ray.data.families.insert_box import draw_shapes_scene, make_shapes_record
 from medvista_ray.data.families.insert_mask import draw_lesion_scene, make_lesion_record
@@ -64,6 +64,15 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 GROUPS: tuple[Group, ...] = ("vqa", "segmentation", "grounding")
+# From the optional Debian packages: listed only by name, so that the list is the same with and without them.
+DEBIAN_FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "structure_at_point": Family(group="vqa", counts=(96, 48)),
+        "side_of_patient": Family(group="vqa", counts=(32, 16)),
+        "hu_at_patch": Family(group="vqa", counts=(60, 30)),
+    }
+)
+_ALL = MappingProxyType({**FAMILIES, **DEBIAN_FAMILIES})
 
 
 def families_of(group: Group) -> tuple[str, ...]:
@@ -88,9 +97,7 @@ def open_family(family: str, split: Split) -> Maker:
     if family == "header":
         fields = header.list_header_items(split)
         return lambda rng, index, task_id: header.make_header_record(fields[index], task_id)
-    raise ConfigError(
-        f"data.families: unknown family {family!r}; known: {', '.join(FAMILIES)}, and {', '.join(GROUPS)}"
-    )
+    raise ConfigError(f"data.families: unknown family {family!r}; known: {', '.join(_ALL)}, and {', '.join(GROUPS)}")
 
 
 def _open_drawn(family: str, split: Split) -> Maker:
@@ -157,6 +164,9 @@ _SPLIT_DRAWN: Mapping[str, Callable[[np.random.Generator, Split, int, str], Task
     "nuclei_count": nuclei.draw_count_record,
     "nuclei_box": nuclei.draw_box_record,
     "nuclei_mask": nuclei.draw_mask_record,
+    "structure_at_point": atlas.draw_structure_record,
+    "side_of_patient": atlas.draw_side_record,
+    "hu_at_patch": head_ct.draw_patch_record,
 }
 
 
@@ -187,7 +197,7 @@ class EmbeddedTaskSource:
         if not 0 <= index < len(self._places):
             raise IndexError(f"task {index} of {len(self._places)}")
         family, place = self._places[index]
-        key = (_SEED, list(FAMILIES).index(family), _SPLITS.index(self._split), place)
+        key = (_SEED, list(_ALL).index(family), _SPLITS.index(self._split), place)
         task_id = f"{SOURCE}-{self._split}-{family}-{place:03d}"
         return open_family(family, self._split)(np.random.default_rng(key), place, task_id)
 
@@ -198,10 +208,10 @@ def _expand(names: Sequence[str]) -> list[str]:
     for name in names or GROUPS:
         if name in GROUPS:
             expanded |= dict.fromkeys(families_of(name))
-        elif name in FAMILIES:
+        elif name in _ALL:
             expanded[name] = None
         else:
-            known = ", ".join((*GROUPS, *FAMILIES))
+            known = ", ".join((*GROUPS, *_ALL))
             raise ConfigError(f"data.families: the embedded set has no {name!r}; known: {known}")
     return list(expanded)
 
@@ -209,8 +219,8 @@ def _expand(names: Sequence[str]) -> list[str]:
 def _interleave(families: Sequence[str], side: int) -> list[tuple[str, int]]:
     """Order the items of all families by how far each stands in its own: (family, index within it)."""
     places = [
-        ((place + 0.5) / FAMILIES[family].counts[side], rank, family, place)
+        ((place + 0.5) / _ALL[family].counts[side], rank, family, place)
         for rank, family in enumerate(families)
-        for place in range(FAMILIES[family].counts[side])
+        for place in range(_ALL[family].counts[side])
     ]
     return [(family, place) for _, _, family, place in sorted(places)]

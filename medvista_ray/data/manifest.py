@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from medvista_ray.data.packages import PREPARE_EMBEDDED, find_package
+from medvista_ray.data.packages import locate_fetched
 from medvista_ray.errors import DataError, MissingPackageError
 
 Split = Literal["train", "held_out"]
@@ -34,7 +34,7 @@ class ManifestEntry:
     module: str  # import name of the folder
     file: str  # path inside the module
     sha256: str
-    kind: Literal["dicom", "nifti", "image", "labels"]
+    kind: Literal["dicom", "nifti", "image", "labels", "archive"]
     modality: str
     split: Split
     families: tuple[str, ...]
@@ -54,7 +54,7 @@ class ManifestEntry:
 
     def _find(self) -> Path:
         if self.is_fetched:
-            return find_package(self.package).locate(f"{self.module}/{self.file}", prepare=PREPARE_EMBEDDED)
+            return locate_fetched(self.package, f"{self.module}/{self.file}")
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
             raise MissingPackageError(

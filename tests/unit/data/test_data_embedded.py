@@ -21,7 +21,7 @@ from medvista_ray.data.families.caliper import TOLERANCE
 from medvista_ray.data.families.tissue import TISSUES
 from medvista_ray.data.letters import LETTERS
 from medvista_ray.data.manifest import find_entry, load_manifest
-from medvista_ray.data.packages import PACKAGES
+from medvista_ray.data.packages import DEBIAN_PACKAGES, PACKAGES
 from medvista_ray.data.us_frames import load_frames
 from medvista_ray.errors import ConfigError, DataError, MissingPackageError
 from medvista_ray.images.codec import decode, digest_of
@@ -148,10 +148,14 @@ def test_no_image_and_no_file_stands_on_both_sides(records):
     files = {split: set() for split in SPLITS}
     for entry in load_manifest():
         if embedded.SOURCE in entry.sets or embedded._DRAWN_FROM in entry.sets:
-            files[entry.split].add((entry.sha256, "tissue" in entry.families))
+            files[entry.split].add((entry.sha256, entry.families))
     shared = files["train"] & files["held_out"]
-    assert {is_tissue for _, is_tissue in shared} == {True}  # one average brain: axial and coronal / sagittal slices
-    assert len(shared) == 3
+    # one average brain, axial and coronal or sagittal; one brain, axial or coronal; one head, lower or upper slices
+    assert {families for _, families in shared} == {
+        ("tissue", "tissue_mask"),
+        ("structure_at_point", "side_of_patient"),
+        ("hu_at_patch",),
+    }
 
 
 def test_images_of_one_subject_stay_on_one_side():
@@ -159,7 +163,7 @@ def test_images_of_one_subject_stay_on_one_side():
     split_of = {}
     for entry in load_manifest():
         if embedded.SOURCE in entry.sets or embedded._DRAWN_FROM in entry.sets:
-            split_of.setdefault(entry.file.rsplit("/", 1)[1], set()).add(entry.split)
+            split_of.setdefault(entry.file.rsplit("/", 1)[-1], set()).add(entry.split)
     for files in (
         ("color3d_jpeg_baseline.dcm", "examples_ybr_color.dcm"),
         ("MR-SIEMENS-DICOM-WithOverlays.dcm",),
@@ -348,10 +352,12 @@ def test_what_is_not_prepared_names_the_command(tmp_path, monkeypatch):
         MissingPackageError, match=r"stardist 0\.9\.2 is not here: run `medvista data prepare embedded`"
     ):
         find_entry("nuclei-2d").locate()
+    with pytest.raises(MissingPackageError, match=r"is not here: run `medvista data prepare embedded --debian`"):
+        find_entry("head-ct-train").locate()
 
 
 def test_the_manifest_and_the_table_of_packages_agree():
-    packages = {package.name: package for package in PACKAGES}
+    packages = {package.name: package for package in PACKAGES + DEBIAN_PACKAGES}
     fetched = [entry for entry in load_manifest() if entry.is_fetched]
     assert {entry.package for entry in fetched} == set(packages)
     for entry in fetched:
