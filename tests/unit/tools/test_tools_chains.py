@@ -115,13 +115,15 @@ def test_a_length_is_the_same_in_every_image_of_a_chain(chain, ends):
 @settings(max_examples=60, deadline=None)
 def test_a_mask_comes_back_pixel_for_pixel(chain, seed):
     record = play(chain).records[-1]
-    x0, y0, x1, y1 = (round(v) for v in record.to_source.box((0, 0, record.ref.width, record.ref.height)))
+    shown = np.array(record.to_source.box((0, 0, record.ref.width, record.ref.height)))
+    # A zoom of a painted picture may cut through a source pixel, which then comes back whole or not at all.
+    (x0, y0), (x1, y1) = np.ceil(shown[:2] - 1e-6).astype(int), np.floor(shown[2:] + 1e-6).astype(int)
     mask = np.random.default_rng(seed).random((HEIGHT, WIDTH)) < 0.4
     there = mask_from_source(mask, record.to_source, width=record.ref.width, height=record.ref.height)
     back = mask_to_source(there, record.to_source, width=WIDTH, height=HEIGHT)
     assert np.array_equal(back[y0:y1, x0:x1], mask[y0:y1, x0:x1])
     outside = back.copy()
-    outside[y0:y1, x0:x1] = False
+    outside[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = False
     assert not outside.any()
 
 
@@ -171,7 +173,7 @@ def test_contralateral_equals_a_flip_and_then_a_zoom(box):
     assert np.array_equal(one.pixels, other.pixels)
     x0, _, x1, _ = box
     shown = shelf.records[2].to_source.box((0, 0, one.ref.width, one.ref.height))
-    assert (shown[0], shown[2]) == (WIDTH - x1, WIDTH - x0)
+    assert (shown[0], shown[2]) == pytest.approx((WIDTH - x1, WIDTH - x0))
 
 
 @given(box=boxes(WIDTH, HEIGHT))
