@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from medvista_ray.cluster.actors import ActorHome, home_of
 from medvista_ray.cluster.faults import describe
@@ -38,6 +38,7 @@ _CACHE_BYTES = 128 * 2**20  # of images, in one actor
 _MAX_CALLS = 64  # at once from one shard; further ones wait
 _START_S = 120.0  # until an actor that Ray restarts answers again
 _GRACE_S = 0.5  # for the answer to arrive, past the deadline that the actor keeps
+_LOOK_S = 0.2
 _DIED = "the service of the tool died"
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder(enc_hook=to_plain).encode
@@ -204,14 +205,20 @@ class RemoteToolService:
     def _wait_until_up(self) -> bool:
         if self._is_up:
             return True
-        up: Future[ActorHome] = self._actor.start.remote().future()
-        try:
-            up.result(timeout=_START_S)
-        except (TimeoutError, RayError) as error:
-            _log.warning("a tool service did not start: %s", error)
-            return False
-        self._is_up = True
-        return True
+        deadline_s = time.monotonic() + _START_S
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            up: Future[ActorHome] = self._actor.start.remote().future()
+            try:
+                up.result(timeout=left_s)
+            except ActorUnavailableError:  # Ray is starting it again, and has sent this call to the one before
+                time.sleep(_LOOK_S)
+                continue
+            except (TimeoutError, RayError) as error:
+                _log.warning("a tool service did not start: %s", error)
+                return False
+            self._is_up = True
+            return True
+        return False
 
     def _lose(self) -> None:
         self._is_up = False

@@ -113,7 +113,9 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         self._renderer = renderer
         self._owns_tools = tools is None
         specs = self.config.tools if self.config.offer_tools else ()
-        self._tools = tools or make_tool_runner(specs, timeout_s=self.config.tool_timeout_s)
+        self._tools = tools or make_tool_runner(
+            specs, timeout_s=self.config.tool_timeout_s, service_threads=self.config.service_threads
+        )
         self._rubric = rubric or make_rubric(self.config.rubric or self.default_rubric)
         self._clock = clock
         self._episode: Episode | None = None

@@ -44,17 +44,16 @@ _PARAMETERS: Mapping[str, Any] = {
             "items": dict(POINT),
             "minItems": 1,
             "maxItems": 20,
-            "description": "[[x, y], ...] in the object, or outside of it by their label.",
+            "description": "[[x, y], ...]; without bbox, a region grows from those in the object.",
         },
         "labels": {
             "type": "array",
-            "items": {"type": "string", "enum": ["+", "-"]},
-            "description": "Of each point: + in the object (default), - not in it.",
+            "items": {"type": "integer", "enum": [0, 1]},
+            "description": "Of each point: 1 in the object (default), 0 outside of it.",
         },
         "unit": dict(UNIT),
         "image": dict(IMAGE_INDEX),
     },
-    "anyOf": [{"required": ["bbox"]}, {"required": ["points"]}],
     "additionalProperties": False,
 }
 
@@ -145,7 +144,7 @@ def read_prompt(arguments: Mapping[str, Any], record: ImageRecord, pixels: np.nd
     """Read box and points into pixels of the shrunk image; `ToolArgumentError` says what makes no sense."""
     unit = arguments.get("unit", "thousandths")
     points = arguments.get("points", [])
-    labels = arguments.get("labels", ["+"] * len(points))
+    labels = arguments.get("labels", [1] * len(points))
     if len(labels) != len(points):
         raise ToolArgumentError(f"{len(points)} points and {len(labels)} labels: one label for each point is needed")
     scale_x, scale_y = pixels.shape[1] / record.ref.width, pixels.shape[0] / record.ref.height
@@ -156,11 +155,11 @@ def read_prompt(arguments: Mapping[str, Any], record: ImageRecord, pixels: np.nd
         box = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
     prompt = Prompt(
         box=box,
-        positive=tuple(point for point, label in zip(placed, labels, strict=True) if label == "+"),
-        negative=tuple(point for point, label in zip(placed, labels, strict=True) if label == "-"),
+        positive=tuple(point for point, label in zip(placed, labels, strict=True) if label == 1),
+        negative=tuple(point for point, label in zip(placed, labels, strict=True) if label == 0),
     )
     if box is None and not prompt.positive:
-        raise ToolArgumentError("a box, or at least one point in the object (+), is needed")
+        raise ToolArgumentError("bbox, or at least one point in the object (label 1), is needed")
     return prompt
 
 
