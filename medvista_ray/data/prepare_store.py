@@ -19,6 +19,7 @@ from medvista_ray.data.manifest import Split
 from medvista_ray.data.rows import TaskRow
 from medvista_ray.errors import ConfigError, DataError
 
+_CACHE_KIB = 512  # of pages; the rest stays on disk
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows (
@@ -70,6 +71,7 @@ class PrepareStore:
             folder.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(path)
             database.execute("PRAGMA synchronous=OFF")  # a killed process loses nothing; after a power loss: --fresh
+            database.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             database.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"--out {folder}: {error}; choose another, or --fresh") from error

@@ -21,6 +21,7 @@ from medvista_ray.config.load import load_config
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^(?P<run><!-- test: run -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+GROUPS = ("data", "tools")  # commands that have commands
 INDENTED = re.compile(r"^    ((?:make|medvista|python) .*)$", re.MULTILINE)
 
 
@@ -119,9 +120,10 @@ def check_medvista(arguments: list[str]) -> None:
         assert arguments[0] in help_of()
         return
     command, *rest = arguments
-    text = help_of(command)
+    words_of_command = [command, rest.pop(0)] if command in GROUPS else [command]
+    text = help_of(*words_of_command)
     for option in (word for word in rest if word.startswith("--")):
-        assert option in text, f"medvista {command} has no {option}"
+        assert option in text, f"medvista {' '.join(words_of_command)} has no {option}"
     files = [ROOT / word for word in rest if word.endswith(".yaml")]
     words = [word for word in rest if "=" in word and word[0] not in "'["]
     load_config([path for path in files if path.parent.name == "configs"], words)
