@@ -220,7 +220,7 @@ def test_an_image_that_cannot_be_decoded_names_its_item(tmp_path):
     (source / "imgs" / "xmlab0" / "source.jpg").write_bytes(b"\xff\xd8\xff no")
     with pytest.raises(DataError, match=r"train\.json item 0: not a readable image/jpeg"):
         prepare("slake", source, tmp_path / "out")
-    (source / "train.json").write_text('[{"qid": 1}, 5]')
+    (source / "train.json").write_text('[{"qid": 1}]')
     with pytest.raises(DataError, match=r"train\.json item 0: .*img_name"):
         prepare("slake", source, tmp_path / "out2")
 
