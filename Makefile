@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install demo test test-long lint clean
+.PHONY: install demo test test-long lint bench clean
 install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +40,12 @@ test-long: lint
 	$(UNIT) -m 'not gpu and not fuzz'
 	MEDVISTA_FUZZ_CASES=100000 $(FUZZ)
 	$(PYTEST) tests --ignore=tests/unit -m 'not gpu'
+
+# Every benchmark: a table each, JSON in runs/bench, and at the end what falls short of its bar. ARGS=--quick for less.
+bench: install
+	mkdir -p runs/bench
+	for script in env data; do $(BIN)/python benchmarks/$$script.py --json runs/bench/$$script.json $(ARGS) || exit 1; done
+	$(BIN)/python benchmarks/shortfalls.py runs/bench/*.json
 
 clean:
 	rm -rf $(VENV) runs

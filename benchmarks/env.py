@@ -54,6 +54,16 @@ class NoOp(Tool):
         return ToolOutput(text="done")
 
 
+class Glance(NoOp):
+    """Opens image 0 and does nothing with it."""
+
+    name = "glance"
+
+    def run(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+        """Return the size of the image."""
+        return ToolOutput(text=str(context.image(0).source_values().shape))
+
+
 class AtOnce:
     """An executor that runs a no-op in place, so that what is left of a step is the env's own work."""
 
@@ -141,11 +151,11 @@ def play(env: MedicalVQAEnv, index: int) -> None:
 
 
 def measure_pool(count: int) -> float:
-    """Return the round trip of a no-op call to a warm worker that is handed an 84 px image."""
-    runner = make_tool_runner([f"{Path(__file__).stem}:NoOp"], timeout_s=30, num_workers=1)
+    """Return the round trip of a call to a warm worker that opens an 84 px image and does nothing with it."""
+    runner = make_tool_runner([f"{Path(__file__).stem}:Glance"], timeout_s=30, num_workers=1)
     try:
-        shelf = make_shelf("zoom")
-        call = ToolCall(name="no_op", arguments={})
+        shelf = make_shelf("window")
+        call = ToolCall(name="glance", arguments={})
         work = lambda: runner.run(call, shelf=shelf, key=CallKey())  # noqa: E731
         median_ms(work, 20)
         return median_ms(work, count)
