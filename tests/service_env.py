@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 from small_runs import MemberRewardEnv
@@ -12,7 +10,6 @@ from medvista_ray.envs.tool_env import Plan
 from medvista_ray.rewards.rubric import Score
 from medvista_ray.types.tool_calls import ToolCall
 
-sys.path.append(str(Path(__file__).parent / "unit" / "tools"))  # of tools_service_pack
 SPEC = "tools_service_pack:Counts"
 
 

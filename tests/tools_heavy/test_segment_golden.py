@@ -1,4 +1,8 @@
-"""`segment` on shipped masks: mean Dice within 0.03 of what the models gave on these images before."""
+"""`segment` on shipped masks: mean Dice within 0.03 of what the model gives on these images in other hands (brackets).
+
+Otsu in a box is the plain threshold there; here its largest part with holes filled, which is better on cells3d. Of
+Colin27 every tenth slice is taken: slices differ by 0.2, so fewer would tell little.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,7 @@ def make_shelf(pixels: np.ndarray, *, spacing_mm=None) -> ImageShelf:
 
 
 def grey_levels(values: np.ndarray) -> np.ndarray:
-    """The smallest value to 0, the largest to 255: the display of `reference` figures."""
+    """The smallest value to 0, the largest to 255."""
     low, high = float(values.min()), float(values.max())
     return ((values - low) / (high - low) * 255).astype(np.uint8)
 
@@ -162,11 +166,11 @@ def test_whole_brain_of_colin27(segment, classical):
         for name in ("ch2", "ch2bet")
     )
     by_model, by_threshold = [], []
-    for z in range(30, 150, 20):
+    for z in range(20, 160, 10):
         mask, image = brain[:, ::-1, z].T > 0, head[:, ::-1, z].T.astype(np.float32)
         by_model.append(mean_dice(segment, image, [mask]))
         by_threshold.append(mean_dice(classical, image, [mask]))
-    print(f"Colin27 brain, n=6: LiteMedSAM {np.mean(by_model):.3f} (0.79), Otsu {np.mean(by_threshold):.3f} (0.90)")
+    print(f"Colin27 brain, n=14: LiteMedSAM {np.mean(by_model):.3f} (0.79), Otsu {np.mean(by_threshold):.3f} (0.90)")
     assert abs(np.mean(by_model) - 0.79) <= TOLERANCE
     assert np.mean(by_threshold) >= 0.90 - TOLERANCE
 

@@ -1,14 +1,9 @@
-import asyncio
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_tools_runner import is_running, is_zombie
+from test_tools_runner import is_running
 from test_tools_views import GREY, make_shelf
 
 from medvista_ray.errors import ConfigError
@@ -88,73 +83,6 @@ def test_one_bad_call_does_not_fail_its_neighbours(service):
     assert "boom" in executions[0].error
 
 
-def test_a_process_that_dies_is_started_again_and_its_calls_run_once_more(service):
-    before = text_of(run(service))[0]
-    restarts = service.health().num_restarts
-    executions = run_together(service, {"dies": "once"}, {})
-    assert text_of(executions[0])[0] != before
-    assert text_of(executions[0])[3] == 1  # the attempt, by which a tool with effects knows a retry
-    assert text_of(executions[1])[2] in (1, 2)
-    assert service.health().num_restarts == restarts + 1
-    hopeless, other = run_together(service, {"dies": "always"}, {})
-    assert hopeless.failure is ToolFailure.FAILED
-    assert "died" in hopeless.error
-    assert other.failure is None  # the second attempts run alone
-
-
-def test_a_process_killed_while_nothing_runs_is_replaced_without_a_retry(service):
-    pid = text_of(run(service))[0]
-    os.kill(pid, signal.SIGKILL)
-    while service.health().state is not ServiceState.DEAD:
-        time.sleep(0.01)
-    assert text_of(run(service))[3] == 0
-
-
-def test_a_hung_batch_times_out_and_its_process_is_killed():
-    service = ToolService(f"{PACK}:Counts", limit_s=0.5)
-    try:
-        pid = text_of(run(service))[0]
-        started = time.monotonic()
-        execution = run(service, timeout_s=0.5, sleep_s=600)
-        assert execution.failure is ToolFailure.TIMED_OUT
-        assert time.monotonic() - started < 5
-        assert text_of(run(service))[0] != pid
-        assert not is_running(pid)
-    finally:
-        service.close()
-
-
-def test_a_short_budget_ends_the_call_and_not_the_process(service):
-    pid = text_of(run(service))[0]
-    with ThreadPoolExecutor(2) as threads:
-        patient = threads.submit(run, service, sleep_s=0.4)
-        time.sleep(0.1)
-        hurried = threads.submit(run, service, timeout_s=0.05)  # waits behind the other one
-        assert hurried.result().failure is ToolFailure.TIMED_OUT
-        assert not patient.done()
-    assert text_of(patient.result())[0] == pid == text_of(run(service))[0]
-    assert run(service, timeout_s=-1.0).failure is ToolFailure.TIMED_OUT
-
-
-def test_loading_counts_towards_no_deadline_and_has_its_own():
-    slow = ToolService(f"{PACK}:SlowStart", limit_s=0.5)
-    never = ToolService(f"{PACK}:NeverStarts", limit_s=0.5, start_timeout_s=0.5)
-    try:
-        assert not slow.health().is_loaded
-        assert run(slow, tool="slow_start", timeout_s=0.5).output.text == "loaded"
-        assert slow.health().is_loaded
-        execution = run(never, tool="never_starts", timeout_s=0.5)
-        assert execution.failure is ToolFailure.FAILED
-        assert "did not start" in execution.error
-        started = time.monotonic()
-        assert run(never, tool="never_starts").failure is ToolFailure.FAILED
-        assert time.monotonic() - started < 0.4  # right after, nobody waits for another start
-        assert never.health().pid is None
-    finally:
-        slow.close()
-        never.close()
-
-
 def test_a_missing_package_is_typed_and_names_the_extra():
     runner = make_tool_runner([f"{PACK}:NotThere"], timeout_s=5)
     try:
@@ -163,52 +91,6 @@ def test_a_missing_package_is_typed_and_names_the_extra():
         assert "pip install 'medvista-ray[an_extra]'" in outcome.text
     finally:
         runner.close()
-
-
-async def test_the_event_loop_goes_on_and_close_answers_what_waits():
-    service = ToolService(f"{PACK}:Counts", limit_s=60)
-    shelf = make_shelf()
-
-    def call(**arguments):
-        return asyncio.create_task(
-            service.call("counts", arguments, records=shelf.records, load=shelf.load, key=KEY, timeout_s=60)
-        )
-
-    first = text_of(await call())
-    hanging, waiting, cancelled = call(sleep_s=600), call(), call()
-    await asyncio.sleep(0.2)
-    cancelled.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await cancelled
-    await asyncio.to_thread(service.close)
-    assert {(await task).failure for task in (hanging, waiting)} == {ToolFailure.FAILED}
-    assert not is_running(first[0])
-
-
-def test_the_process_ends_with_its_parent(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import sys, threading
-            sys.path[:0] = {[os.path.dirname(__file__)]!r}
-            from medvista_ray.tools.base import CallKey
-            from medvista_ray.tools.service import ToolService
-            service = ToolService("tools_service_pack:Counts", limit_s=600)
-            call = dict(records=(), load=None, key=CallKey(), timeout_s=600)
-            print(service.call_sync("counts", {{}}, **call).output.text.split("/")[0], flush=True)
-            service.call_sync("counts", {{"sleep_s": 600}}, **call)
-            """
-        )
-    )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
-        pid = int(parent.stdout.readline())
-        time.sleep(0.2)
-        parent.kill()
-    deadline = time.monotonic() + 20
-    while is_running(pid) and not is_zombie(pid):
-        assert time.monotonic() < deadline, "the service outlived its parent"
-        time.sleep(0.05)
 
 
 def test_a_tool_that_is_no_service_is_refused():
