@@ -1,7 +1,7 @@
 """An environment from scratch: which half of an image is brighter? Train on it with env.target=own_env:BrighterHalf.
 
 A Gymnasium env with two things more: `observe()` gives the new messages as records, `blobs` has the bytes of every
-image in them. The policy's text is the action. See docs/tools.md.
+image in them. The policy's text is the action. See docs/own_env.md.
 """
 
 import gymnasium
@@ -13,8 +13,8 @@ from medvista_ray.envs.prompts import messages_to_json
 from medvista_ray.envs.protocol_text import Answer, Malformed, parse_action
 from medvista_ray.envs.spaces import ImageTuple, UnicodeText
 from medvista_ray.images.codec import decode, encode_png, make_ref
-from medvista_ray.images.geometry import downscale
 from medvista_ray.images.store import MemoryBlobCache
+from medvista_ray.tools.views import View, default_window, draw_view
 from medvista_ray.types.messages import PNG_MIME, ImagePart, Message, TextPart
 
 MAX_TURNS, SIDE_PX = 3, 84
@@ -40,7 +40,9 @@ class BrighterHalf(gymnasium.Env):
         pixels = self.np_random.integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
         if options and "task" in options:  # in training
             source = options["task"].images[0]
-            pixels = np.array(downscale(decode(self.blobs.get(source.digest), source.mime), SIDE_PX))
+            values = decode(self.blobs.get(source.digest), source.mime)  # of more than 8 bits in CT: hence a window
+            view = View(source_index=0, window=default_window(source))
+            pixels, _ = draw_view(values, view, view_size_px=SIDE_PX)
         left, right = np.array_split(pixels, 2, axis=1)
         self._answer = "left" if left.mean() > right.mean() else "right"
         self._turns = 0
