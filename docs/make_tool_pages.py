@@ -210,8 +210,8 @@ def describe_value(schema: Mapping[str, Any]) -> str:
     kind = schema["type"]
     if kind == "array":
         low, high = schema.get("minItems"), schema.get("maxItems")
-        count = f"{low}" if low == high else f"{low or 0} to {high}"
-        return f"list of {count}: {describe_value(schema['items'])}"
+        count = "" if high is None else f" of {low}" if low == high else f" of {low or 0} to {high}"
+        return f"list{count}: {describe_value(schema['items'])}"
     low = schema.get("minimum", schema.get("exclusiveMinimum", schema.get("minLength")))
     high = schema.get("maximum", schema.get("maxLength"))
     word = {"integer": "whole number", "number": "number", "string": "text"}[kind]

@@ -70,14 +70,14 @@ class Prompts:
 
     bbox: tuple[int, ...] = ()
     points: tuple[tuple[int, int], ...] = ()
-    labels: tuple[str, ...] = ()  # as `segment` has them: + belongs to the object, - does not
+    labels: tuple[int, ...] = ()  # 1 belongs to the object, 0 does not
 
     def after(self, call: ToolCall) -> Prompts:
         """Return the prompts with those of one action."""
         if call.name == ADD_BBOX:
             return replace(self, bbox=tuple(call.arguments["bbox"]))
         x, y = call.arguments["point"]
-        label = "+" if call.arguments["label"] == "positive" else "-"
+        label = int(call.arguments["label"] == "positive")
         return replace(self, points=(*self.points, (x, y)), labels=(*self.labels, label))
 
     def arguments(self) -> dict[str, Any]:

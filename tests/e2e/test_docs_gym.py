@@ -12,6 +12,7 @@ from medvista_ray.data.packages import prepare_embedded
 from medvista_ray.envs.grounding import GroundingEnv
 from medvista_ray.envs.interactive_segmentation import InteractiveSegmentationEnv
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
+from medvista_ray.images.windowing import PRESETS
 from medvista_ray.rewards.registry import BUILTIN_RUBRICS
 from medvista_ray.tools.registry import BUILTIN_TOOLS
 
@@ -104,6 +105,11 @@ def test_the_index_of_envs_says_their_defaults() -> None:
         assert row.endswith(f"| `{env.default_rubric}` |")
         assert all(f"`{tool}`" in row for tool in env.make_default_config().tools)
     assert all(f"`{rubric}`" in index for rubric in BUILTIN_RUBRICS)
+
+
+def test_the_page_of_windows_says_every_preset() -> None:
+    page = (DOCS / "tools" / "window_level.md").read_text()
+    assert all(f"`{name}` {center:g}, {width:g}" in page for name, (center, width) in PRESETS.items())
 
 
 def test_another_picture_is_not_nearly_equal(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class BoxSegment(Tool):
         mask[y0 * height // 1000 : y1 * height // 1000, x0 * width // 1000 : x1 * width // 1000] = True
         for (x, y), label in zip(arguments.get("points", ()), arguments.get("labels", ()), strict=True):
             column, row = x * width // 1000, y * height // 1000
-            mask[row - 20 : row + 20, column - 20 : column + 20] = label == "+"
+            mask[row - 20 : row + 20, column - 20 : column + 20] = bool(label)
         return ToolOutput(text="marked", images=(Picture(pixels=pixels, parent=0, mask=mask),))
 
 
