@@ -62,7 +62,7 @@ def play(chain):
 
 
 @given(chain=CHAINS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_pixel_shows_the_place_that_it_maps_to(chain):
     shelf = play(chain)
     record = shelf.records[-1]
@@ -80,7 +80,7 @@ def test_every_pixel_shows_the_place_that_it_maps_to(chain):
 
 
 @given(chain=CHAINS, box=BOXES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_boxes_and_points_go_there_and_back(chain, box):
     record = play(chain).records[-1]
     size = (record.ref.width, record.ref.height) * 2
@@ -96,7 +96,7 @@ def test_boxes_and_points_go_there_and_back(chain, box):
 
 
 @given(chain=CHAINS, ends=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=2))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_length_is_the_same_in_every_image_of_a_chain(chain, ends):
     shelf = play(chain)
     record = shelf.records[-1]
@@ -112,7 +112,7 @@ def test_a_length_is_the_same_in_every_image_of_a_chain(chain, ends):
 
 
 @given(chain=CHAINS, seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_mask_comes_back_pixel_for_pixel(chain, seed):
     record = play(chain).records[-1]
     shown = np.array(record.to_source.box((0, 0, record.ref.width, record.ref.height)))
@@ -128,7 +128,7 @@ def test_a_mask_comes_back_pixel_for_pixel(chain, seed):
 
 
 @given(outer=boxes(WIDTH, HEIGHT), data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_two_nested_zooms_of_whole_pixels_map_exactly(outer, data):
     shelf = make_place_shelf()
     call(shelf, "zoom", bbox=outer, unit="pixels")
