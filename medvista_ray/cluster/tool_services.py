@@ -13,9 +13,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -26,9 +25,8 @@ from medvista_ray.cluster.actors import ActorHome, home_of
 from medvista_ray.cluster.faults import describe
 from medvista_ray.errors import BlobMissingError, MedVistaError
 from medvista_ray.images.store import MemoryBlobCache
-from medvista_ray.tools.base import CallKey, ImageRecord
-from medvista_ray.tools.execution import Execution, failed
-from medvista_ray.tools.frames import Call, Done, Need, make_done, read_done, to_plain
+from medvista_ray.tools.execution import Execution, Request, failed
+from medvista_ray.tools.frames import Call, Done, Need, make_call, make_done, read_done, to_plain
 from medvista_ray.tools.pool import MAX_ATTEMPTS
 from medvista_ray.tools.service import ServiceHealth, ToolService
 from medvista_ray.tools.service_queue import ServiceMetrics
@@ -72,14 +70,15 @@ class ToolServiceActor:
                 missing.append(digest)
                 raise
 
-        execution = await self._service.call(
-            call.tool,
-            json.loads(call.arguments),
+        request = Request(
+            tool=call.tool,
+            arguments=json.loads(call.arguments),
             records=call.records,
             load=load,
             key=call.key,
             timeout_s=timeout_s,
         )
+        execution = await self._service.call(request)
         if missing and execution.failure is ToolFailure.FAILED:
             return _encode(Need(missing[0]))
         return _encode(make_done(execution))
@@ -106,52 +105,28 @@ class RemoteToolService:
         self._sent: set[str] = set()  # digests that the actor got from here, if it has not dropped them
         self._threads = ThreadPoolExecutor(max_workers=_MAX_CALLS, thread_name_prefix="tool-service")
 
-    async def call(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    async def call(self, request: Request) -> Execution:
         """Run a call without holding the event loop; every way it can end is in the result."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads,
-            lambda: self.call_sync(tool, arguments, records=records, load=load, key=key, timeout_s=timeout_s),
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.call_sync, request)
 
-    def call_sync(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    def call_sync(self, request: Request) -> Execution:
         """Run a call; every way it can end is in the result."""
-        call = Call(tool=tool, arguments=json.dumps(dict(arguments)), records=records, key=key)
-        first = _named_digest(arguments, records)
-        left_s = timeout_s
+        left_s = request.timeout_s
         for attempt in range(MAX_ATTEMPTS):
             if not self._wait_until_up():
                 return failed(ToolFailure.FAILED, "the service of the tool did not start")
-            attempted = msgspec.structs.replace(call, key=replace(key, attempt=key.attempt + attempt))
             started_s = time.monotonic()
             try:
-                return self._converse(attempted, first, load=load, timeout_s=left_s)
+                return self._converse(request, attempt=attempt, timeout_s=left_s)
             except TimeoutError:
-                _log.warning("the service of %s does not answer: it is killed, and Ray starts another", tool)
+                _log.warning("the service of %s does not answer: it is killed, and Ray starts another", request.tool)
                 self._lose()
                 ray.kill(self._actor, no_restart=False)
                 return failed(ToolFailure.TIMED_OUT, "no result in time")
             except RayTaskError as error:  # a fault of ours, over there
                 return failed(ToolFailure.FAILED, f"{type(error.cause).__name__}: {error.cause}")
             except RayError as error:
-                _log.warning("the service of %s died: %s", tool, describe(error))
+                _log.warning("the service of %s died: %s", request.tool, describe(error))
                 self._lose()
             left_s -= time.monotonic() - started_s
             if left_s <= 0:
@@ -162,10 +137,11 @@ class RemoteToolService:
         """Let go of the actor, which is the launcher's to end; may be called again."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _converse(self, call: Call, first: str | None, *, load: Callable[[str], bytes], timeout_s: float) -> Execution:
+    def _converse(self, request: Request, *, attempt: int, timeout_s: float) -> Execution:
         """Send a call, then the images that the actor asks for."""
-        payload, deadline_s = _encode(call), time.monotonic() + timeout_s
-        blobs = {} if first is None or first in self._sent else {first: load(first)}
+        payload, deadline_s = _encode(make_call(request, attempt=attempt)), time.monotonic() + timeout_s
+        first = _named_digest(request)
+        blobs = {} if first is None or first in self._sent else {first: request.load(first)}
         asked: set[str] = set()
         while True:
             left_s = max(0.0, deadline_s - time.monotonic())
@@ -179,7 +155,7 @@ class RemoteToolService:
                 return failed(ToolFailure.FAILED, f"image {answer.digest[:12]} does not fit into the service")
             asked.add(answer.digest)
             try:
-                blobs = {**blobs, answer.digest: load(answer.digest)}
+                blobs = {**blobs, answer.digest: request.load(answer.digest)}
             except (KeyError, OSError, MedVistaError):
                 return failed(ToolFailure.FAILED, f"image {answer.digest[:12]} is not there")
 
@@ -225,7 +201,7 @@ class RemoteToolService:
         self._sent.clear()
 
 
-def _named_digest(arguments: Mapping[str, Any], records: tuple[ImageRecord, ...]) -> str | None:
+def _named_digest(request: Request) -> str | None:
     """Guess which image a call opens first: the one it names."""
-    index = arguments.get("image", 0)
+    index, records = request.arguments.get("image", 0), request.records
     return records[index].ref.digest if isinstance(index, int) and 0 <= index < len(records) else None

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from medvista_ray.errors import MissingPackageError, ToolArgumentError, ToolError
-from medvista_ray.tools.base import ServiceCall, ServiceTool, Tool, ToolContext, ToolOutput
+from medvista_ray.tools.base import (
+    CallKey,
+    ImageRecord,
+    ServiceCall,
+    ServiceTool,
+    Tool,
+    ToolContext,
+    ToolOutput,
+)
 from medvista_ray.types.tool_calls import ToolFailure
 
 MAX_ERROR_CHARS = 240
 MAX_TEXT_CHARS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """A checked call on its way to the process that runs it."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    records: tuple[ImageRecord, ...]  # the indexed images that it may open
+    load: Callable[[str], bytes]  # digest -> the bytes of one of them
+    key: CallKey
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

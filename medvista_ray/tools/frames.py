@@ -8,11 +8,13 @@ Never pickle.
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import struct
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -20,7 +22,7 @@ import numpy as np
 
 from medvista_ray.images.geometry import Transform
 from medvista_ray.tools.base import CallKey, ImageRecord, Picture, Slice, SlicePlace, ToolOutput
-from medvista_ray.tools.execution import Execution, failed
+from medvista_ray.tools.execution import Execution, Request, failed
 from medvista_ray.tools.views import View
 from medvista_ray.types.tool_calls import ToolFailure
 
@@ -108,6 +110,12 @@ class BatchDone(msgspec.Struct, tag=True, frozen=True):
     """The ends of the calls of a batch, in order."""
 
     dones: tuple[Done, ...]
+
+
+def make_call(request: Request, *, attempt: int = 0) -> Call:
+    """Turn a request into its frame; each retry carries the next attempt."""
+    key = replace(request.key, attempt=request.key.attempt + attempt)
+    return Call(request.tool, json.dumps(dict(request.arguments)), request.records, key)
 
 
 def make_done(execution: Execution) -> Done:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -22,15 +21,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 
-from medvista_ray.tools.base import CallKey, ImageRecord
-from medvista_ray.tools.execution import Execution, failed
-from medvista_ray.tools.frames import Blob, Call, Channel, ChannelClosedError, Done, Need, Ready, Setup, read_done
+from medvista_ray.tools.execution import Execution, Request, failed
+from medvista_ray.tools.frames import (
+    Blob,
+    Call,
+    Channel,
+    ChannelClosedError,
+    Done,
+    Need,
+    Ready,
+    Setup,
+    make_call,
+    read_done,
+)
 from medvista_ray.types.tool_calls import ToolFailure
 
 START_TIMEOUT_S = 60.0
@@ -131,44 +138,21 @@ class ToolPool:
         with self._condition:
             return sorted(worker.pid for worker in (*self._free, *self._busy))
 
-    async def call(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    async def call(self, request: Request) -> Execution:
         """Run a call without holding the event loop."""
         if self._is_closed:
             return failed(ToolFailure.FAILED, _CLOSED)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor,
-            lambda: self.call_sync(tool, arguments, records=records, load=load, key=key, timeout_s=timeout_s),
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.call_sync, request)
 
-    def call_sync(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    def call_sync(self, request: Request) -> Execution:
         """Run a call; every way it can end is in the result."""
-        call = Call(tool=tool, arguments=json.dumps(dict(arguments)), records=records, key=key)
         execution = failed(ToolFailure.FAILED, _CLOSED)
         for attempt in range(MAX_ATTEMPTS):
             worker = self._take()
             if worker is None:
                 return execution
-            attempted = msgspec.structs.replace(call, key=replace(key, attempt=key.attempt + attempt))
-            execution, is_alive = _try_call(worker, attempted, load=load, timeout_s=timeout_s)
+            call = make_call(request, attempt=attempt)
+            execution, is_alive = _try_call(worker, call, load=request.load, timeout_s=request.timeout_s)
             self._give_back(worker, is_alive=is_alive)
             if is_alive or execution.failure is ToolFailure.TIMED_OUT:
                 break

@@ -6,14 +6,14 @@ and threads. Knows no messages and no rewards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from medvista_ray.errors import ConfigError, ImageError, ToolError
-from medvista_ray.tools.base import CallKey, ImageRecord, Tool
-from medvista_ray.tools.execution import MAX_ERROR_CHARS, Execution, clean_text, execute
+from medvista_ray.tools.base import CallKey, Tool
+from medvista_ray.tools.execution import MAX_ERROR_CHARS, Execution, Request, clean_text, execute
 from medvista_ray.tools.pool import ToolPool
 from medvista_ray.tools.registry import is_service, load_tools, resolve_target, runs_inline, service_specs
 from medvista_ray.tools.service import ToolService
@@ -35,28 +35,10 @@ class ToolDescription:
 class ToolExecutor(Protocol):
     """Where calls run that the env's own process does not: the worker pool, or the service of one tool."""
 
-    async def call(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    async def call(self, request: Request) -> Execution:
         """Run a call without holding the event loop; every way it can end is in the result."""
 
-    def call_sync(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    def call_sync(self, request: Request) -> Execution:
         """Run a call; every way it can end is in the result."""
 
     def close(self) -> None:
@@ -124,14 +106,7 @@ class ToolRunner:
             return failure
         if call.name not in self._executors:
             return self._run_inline(call, shelf=shelf, key=key)
-        execution = self._executors[call.name].call_sync(
-            call.name,
-            call.arguments,
-            records=shelf.records,
-            load=shelf.load,
-            key=key,
-            timeout_s=self._deadline_s(call.name, budget_s),
-        )
+        execution = self._executors[call.name].call_sync(self._request(call, shelf, key, budget_s))
         return index_images(execution, shelf)
 
     async def run_async(
@@ -142,14 +117,7 @@ class ToolRunner:
             return failure
         if call.name not in self._executors:
             return self._run_inline(call, shelf=shelf, key=key)
-        execution = await self._executors[call.name].call(
-            call.name,
-            call.arguments,
-            records=shelf.records,
-            load=shelf.load,
-            key=key,
-            timeout_s=self._deadline_s(call.name, budget_s),
-        )
+        execution = await self._executors[call.name].call(self._request(call, shelf, key, budget_s))
         return index_images(execution, shelf)
 
     def close(self) -> None:
@@ -160,9 +128,16 @@ class ToolRunner:
     def _run_inline(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey) -> ToolOutcome:
         return index_images(execute(self._tools[call.name], call.arguments, shelf.context(key)), shelf)
 
-    def _deadline_s(self, name: str, budget_s: float | None) -> float:
-        own = self._tools[name].deadline_s
-        return max(0.0, min(bound for bound in (self._timeout_s, own, budget_s) if bound is not None))
+    def _request(self, call: ToolCall, shelf: ImageShelf, key: CallKey, budget_s: float | None) -> Request:
+        bounds = (self._timeout_s, self._tools[call.name].deadline_s, budget_s)
+        return Request(
+            tool=call.name,
+            arguments=call.arguments,
+            records=shelf.records,
+            load=shelf.load,
+            key=key,
+            timeout_s=max(0.0, min(bound for bound in bounds if bound is not None)),
+        )
 
 
 def make_tool_runner(

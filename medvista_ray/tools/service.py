@@ -12,21 +12,28 @@ their target only, nothing of episodes.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
 from medvista_ray.errors import ConfigError, MedVistaError
-from medvista_ray.tools.base import CallKey, ImageRecord, ServiceTool
-from medvista_ray.tools.execution import Execution, failed
-from medvista_ray.tools.frames import Batch, BatchDone, Blob, Call, ChannelClosedError, Missing, Need, read_done
+from medvista_ray.tools.base import ImageRecord, ServiceTool
+from medvista_ray.tools.execution import Execution, Request, failed
+from medvista_ray.tools.frames import (
+    Batch,
+    BatchDone,
+    Blob,
+    ChannelClosedError,
+    Missing,
+    Need,
+    make_call,
+    read_done,
+)
 from medvista_ray.tools.pool import MAX_ATTEMPTS, WorkerProcess
 from medvista_ray.tools.registry import load_tool, resolve_target
 from medvista_ray.tools.service_queue import CallQueue, PendingCall, ServiceCounters, ServiceMetrics
@@ -114,54 +121,22 @@ class ToolService:
         self._no_start_before_s = 0.0
 
     # --- calls
-    async def call(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    async def call(self, request: Request) -> Execution:
         """Run a call without holding the event loop; every way it can end is in the result."""
-        pending = self._submit(tool, arguments, records=records, load=load, key=key, timeout_s=timeout_s)
+        pending = self._submit(request)
         try:
             return await asyncio.wrap_future(pending.future)
         except asyncio.CancelledError:
             pending.is_abandoned = True
             raise
 
-    def call_sync(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> Execution:
+    def call_sync(self, request: Request) -> Execution:
         """Run a call; every way it can end is in the result."""
-        return self._submit(tool, arguments, records=records, load=load, key=key, timeout_s=timeout_s).future.result()
+        return self._submit(request).future.result()
 
-    def _submit(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        records: tuple[ImageRecord, ...],
-        load: Callable[[str], bytes],
-        key: CallKey,
-        timeout_s: float,
-    ) -> PendingCall:
+    def _submit(self, request: Request) -> PendingCall:
         now_s = time.monotonic()
-        pending = PendingCall(
-            call=Call(tool=tool, arguments=json.dumps(dict(arguments)), records=records, key=key),
-            load=load,
-            submitted_s=now_s,
-            deadline_s=now_s + timeout_s,
-        )
+        pending = PendingCall(request=request, submitted_s=now_s, deadline_s=now_s + request.timeout_s)
         pending.future.set_running_or_notify_cancel()  # from here on only the service ends it
         with self._lock:
             if self._thread is None and self._state is not ServiceState.CLOSED:
@@ -262,12 +237,7 @@ class ToolService:
         """Run a batch and answer its calls; False when the process is lost: dead, or past every deadline."""
         # No call of the batch can have its deadline later than this.
         stop_s = time.monotonic() + self._limit_s
-        calls = tuple(
-            msgspec.structs.replace(
-                pending.call, key=replace(pending.call.key, attempt=pending.call.key.attempt + pending.attempt)
-            )
-            for pending in batch
-        )
+        calls = tuple(make_call(pending.request, attempt=pending.attempt) for pending in batch)
         self._counters.add_batch(len(batch))
         try:
             process.send(Batch(calls), deadline=stop_s)
@@ -327,11 +297,11 @@ class ToolService:
 def _find_bytes(batch: Sequence[PendingCall], digest: str) -> Blob | Missing:
     """Return the bytes of a digest from a call that may see it."""
     for pending in batch:
-        if digest in digests_of(pending.call.records):
+        if digest in digests_of(pending.request.records):
             try:
-                return Blob(pending.load(digest))
+                return Blob(pending.request.load(digest))
             except (KeyError, OSError, MedVistaError) as error:
-                _log.warning("image %s cannot be given to %s: %s", digest[:12], pending.call.tool, error)
+                _log.warning("image %s cannot be given to %s: %s", digest[:12], pending.request.tool, error)
     return Missing()
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from medvista_ray.tools.execution import Execution
-from medvista_ray.tools.frames import Call
+from medvista_ray.tools.execution import Execution, Request
 
 _LATENCIES = 1000  # latest calls that the percentiles look at
 
@@ -22,8 +21,7 @@ _LATENCIES = 1000  # latest calls that the percentiles look at
 class PendingCall:
     """One call until it is answered."""
 
-    call: Call
-    load: Callable[[str], bytes]
+    request: Request
     submitted_s: float  # all times: seconds of `time.monotonic`
     deadline_s: float
     attempt: int = 0

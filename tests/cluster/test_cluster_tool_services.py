@@ -26,7 +26,7 @@ from medvista_ray.cluster.tool_services import RemoteToolService, ToolServiceAct
 from medvista_ray.images.codec import encode_npy, encode_png, make_ref
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.base import CallKey
-from medvista_ray.tools.execution import Execution
+from medvista_ray.tools.execution import Execution, Request
 from medvista_ray.tools.renderer import ViewRenderer
 from medvista_ray.tools.service import ServiceHealth, ToolService
 from medvista_ray.tools.service_queue import ServiceMetrics
@@ -62,9 +62,15 @@ class World:
 
     async def call(self, *, timeout_s: float = LIMIT_S, shelf: ImageShelf | None = None, **arguments: Any) -> Execution:
         shelf = shelf or make_shelf()
-        execution: Execution = await self.service.call(
-            Counts.name, arguments, records=shelf.records, load=shelf.load, key=KEY, timeout_s=timeout_s
+        request = Request(
+            tool=Counts.name,
+            arguments=arguments,
+            records=shelf.records,
+            load=shelf.load,
+            key=KEY,
+            timeout_s=timeout_s,
         )
+        execution: Execution = await self.service.call(request)
         return execution
 
     async def health(self) -> ServiceHealth:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from medvista_ray.tools.base import CallKey
+from medvista_ray.tools.execution import Request
 from medvista_ray.tools.service import ServiceState, ToolService
 from medvista_ray.types.tool_calls import ToolFailure
 
@@ -40,7 +41,11 @@ def service():
 
 
 def run(service, *, tool="counts", timeout_s=3.0, **arguments):
-    return service.call_sync(tool, arguments, records=(), load=None, key=KEY, timeout_s=timeout_s)
+    return service.call_sync(make_request(tool, timeout_s, arguments))
+
+
+def make_request(tool, timeout_s, arguments):
+    return Request(tool=tool, arguments=arguments, records=(), load=None, key=KEY, timeout_s=timeout_s)
 
 
 def run_together(service, *all_arguments):
@@ -124,7 +129,7 @@ async def test_the_event_loop_goes_on_and_close_answers_what_waits():
     service = ToolService(f"{PACK}:Counts", limit_s=60)
 
     def call(**arguments):
-        return asyncio.create_task(service.call("counts", arguments, records=(), load=None, key=KEY, timeout_s=60))
+        return asyncio.create_task(service.call(make_request("counts", 60, arguments)))
 
     first = text_of(await call())
     hanging, waiting, cancelled = call(sleep_s=600), call(), call()
@@ -143,13 +148,15 @@ def test_the_process_ends_with_its_parent(tmp_path):
         textwrap.dedent(
             f"""
             import sys, threading
+            from dataclasses import replace
             sys.path[:0] = {[os.path.dirname(os.path.dirname(__file__))]!r}
             from medvista_ray.tools.base import CallKey
+            from medvista_ray.tools.execution import Request
             from medvista_ray.tools.service import ToolService
             service = ToolService("tools_service_pack:Counts", limit_s=600)
-            call = dict(records=(), load=None, key=CallKey(), timeout_s=600)
-            print(service.call_sync("counts", {{}}, **call).output.text.split("/")[0], flush=True)
-            service.call_sync("counts", {{"sleep_s": 600}}, **call)
+            call = Request(tool="counts", arguments={{}}, records=(), load=None, key=CallKey(), timeout_s=600)
+            print(service.call_sync(call).output.text.split("/")[0], flush=True)
+            service.call_sync(replace(call, arguments={{"sleep_s": 600}}))
             """
         )
     )

@@ -8,8 +8,7 @@ from test_tools_views import GREY, make_shelf
 
 from medvista_ray.errors import ConfigError
 from medvista_ray.tools.base import CallKey
-from medvista_ray.tools.execution import failed
-from medvista_ray.tools.frames import Call
+from medvista_ray.tools.execution import Request, failed
 from medvista_ray.tools.registry import service_specs
 from medvista_ray.tools.runner import make_tool_runner
 from medvista_ray.tools.service import ServiceState, ToolService
@@ -34,7 +33,9 @@ def service():
 
 def run(service, *, tool="counts", timeout_s=3.0, shelf=None, **arguments):
     shelf = shelf or make_shelf()
-    return service.call_sync(tool, arguments, records=shelf.records, load=shelf.load, key=KEY, timeout_s=timeout_s)
+    return service.call_sync(
+        Request(tool=tool, arguments=arguments, records=shelf.records, load=shelf.load, key=KEY, timeout_s=timeout_s)
+    )
 
 
 def run_together(service, *all_arguments):
@@ -115,8 +116,8 @@ def test_a_lent_service_stays_open():
 
 # --- the queue
 def pending(*, at=0.0, deadline=10.0, attempt=0):
-    call = Call(tool="counts", arguments="{}", records=(), key=KEY)
-    return PendingCall(call=call, load=bytes, submitted_s=at, deadline_s=deadline, attempt=attempt)
+    request = Request(tool="counts", arguments={}, records=(), load=bytes, key=KEY, timeout_s=deadline - at)
+    return PendingCall(request=request, submitted_s=at, deadline_s=deadline, attempt=attempt)
 
 
 def test_a_batch_is_first_in_first_out_and_second_attempts_come_alone():
