@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from fuzz_cases import fuzz
+from fuzz_cases import fuzz_some
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
@@ -160,7 +160,7 @@ def raw_dataset(keyword, value, *, is_little_endian=True):
     return Dataset({tag: element})
 
 
-@fuzz
+@fuzz_some
 @given(
     keyword=st.sampled_from(HEADER_KEYWORDS),
     value=st.one_of(
@@ -240,7 +240,7 @@ def test_sizes_of_codestreams():
     assert codestream_size(b"\xff\xd8\xff") is None
 
 
-@fuzz
+@fuzz_some
 @given(data=st.binary(max_size=60))
 def test_any_bytes_have_a_size_or_none(data):
     for start in (b"", b"\xff\xd8", b"\xff\x4f\xff\x51"):

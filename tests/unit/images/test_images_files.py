@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz_cases import fuzz
+from fuzz_cases import fuzz_some
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -186,7 +186,7 @@ SEEDS = [
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of a TIFF that says too little, and goes on
-@fuzz
+@fuzz_some
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
@@ -204,7 +204,7 @@ def test_damaged_bytes_are_an_image_or_an_image_error(seed, changes, cut, tail):
     assert decode(file.data, file.mime).shape[:2] == (file.height, file.width)
 
 
-@fuzz
+@fuzz_some
 @given(data=st.binary(max_size=200), mime=st.sampled_from([PNG_MIME, "image/jpeg", NPY_MIME, "image/gif", ""]))
 def test_random_bytes_are_an_image_error(data, mime):
     for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY\x01\x00"):
