@@ -25,7 +25,7 @@ def fuzz(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fuzz_some(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a hypothesis test as `fuzz` does, with at most 10,000 cases: behind the parser, the wire and the decoders."""
+    """Mark a hypothesis test as `fuzz` does, at most 10,000 cases: behind the parser, the wire and the decoders."""
     marked: Callable[..., Any] = pytest.mark.fuzz(
         settings(max_examples=min(_CASES, _MANY), deadline=None, suppress_health_check=_SLOW)(test)
     )
