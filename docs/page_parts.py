@@ -61,7 +61,10 @@ def draw_row(panels: Sequence[Panel]) -> Image.Image:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture with few colours, so that it stays small."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(palette=_make_palette(picture), dither=Image.Dither.NONE).save(path, optimize=True)
+    small = picture.quantize(palette=_make_palette(picture), dither=Image.Dither.NONE)
+    white = Image.fromarray((np.array(picture) == 255).all(axis=2))
+    small.paste(GREYS - 1, mask=white)  # Pillow finds the nearest colour of the palette roughly only
+    small.save(path, optimize=True)
 
 
 def _make_palette(picture: Image.Image) -> Image.Image:
