@@ -29,7 +29,7 @@ from medvista_ray.images.volumes import cut_slice, decode_volume
 from medvista_ray.rewards.grading import is_correct
 from medvista_ray.types.messages import PNG_MIME
 
-pytestmark = pytest.mark.xdist_group("embedded")  # one process makes what its tests share
+pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
 
 SPLITS = ("train", "held_out")
 FETCHED = ("nuclei_count", "nuclei_box", "nuclei_mask")
