@@ -39,6 +39,10 @@ _EPISODE = (
     '<think>x</think><tool_call>{"name":"zoom","arguments":{"bbox":[333,0,667,333]}}</tool_call>',
     ANSWER,
 )
+_PAINTED = (
+    '<think>x</think><tool_call>{"name":"segment","arguments":{"bbox":[200,200,800,800]}}</tool_call>',
+    '<think>x</think><tool_call>{"name":"enhance","arguments":{"method":"clahe"}}</tool_call>',
+)
 NO_OP = '<think>x</think><tool_call>{"name":"no_op","arguments":{}}</tool_call>'
 
 
@@ -173,17 +177,23 @@ def make_shelf(family: str) -> ImageShelf:
 
 
 def measure_encodes(num_members: int) -> float:
-    """Return encodes over distinct images shown, when the members of a group look at the same places."""
+    """Return encodes over distinct images shown, when the members of a group look, filter and segment alike."""
     renderer = CountingRenderer(MemoryBlobCache(), view_size_px=VIEW_PX)
-    envs = [make_env(renderer=renderer) for _ in range(num_members)]
+    tools = make_tool_runner(["zoom", "segment_classical", "enhance"], timeout_s=60, num_workers=1)
+    envs = [make_env(renderer=renderer, tools=tools) for _ in range(num_members)]
     shown: set[str] = set()
-    for index in range(8):
-        for env in envs:
-            observation, _ = env.reset(options={"task_index": index})
-            for action in _EPISODE:
-                rows = json.loads(observation["messages"])
-                shown |= {part["digest"] for row in rows for part in row["parts"] if part["type"] == "image"}
-                observation, *_ = env.step(action)
+    try:
+        for index in range(8):
+            for env in envs:
+                observation, _ = env.reset(options={"task_index": index})
+                for action in (*_PAINTED, *_EPISODE):
+                    rows = json.loads(observation["messages"])
+                    shown |= {part["digest"] for row in rows for part in row["parts"] if part["type"] == "image"}
+                    observation, *_, info = env.step(action)
+                    if info["tool_failure"] is not None:
+                        raise RuntimeError(observation["messages"])
+    finally:
+        tools.close()
     return renderer.num_encodes / len(shown)
 
 

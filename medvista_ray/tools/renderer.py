@@ -6,6 +6,7 @@ process between envs and threads. Knows no episode.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -92,8 +93,13 @@ class ViewRenderer:
         return rendered
 
     def render_picture(self, pixels: np.ndarray, *, source: ImageRef, to_source: Transform) -> RenderedImage:
-        """Encode pixels that a tool painted."""
-        rendered = self._encode(np.ascontiguousarray(pixels), source=source, to_source=to_source)
+        """Encode pixels that a tool painted; equal pixels over the same place of a source are encoded once."""
+        pixels = np.ascontiguousarray(pixels)
+        key = (source, to_source, pixels.shape, hashlib.blake2b(pixels, digest_size=16).digest())
+        rendered = self._views.get(key)
+        if rendered is None:
+            rendered = self._encode(pixels, source=source, to_source=to_source)
+            self._views.put(key, rendered)
         self._keep(rendered)
         return rendered
 

@@ -15,6 +15,8 @@ from medvista_ray.data.scene import FULL_PX
 from medvista_ray.data.sources import make_task_source
 from medvista_ray.images.codec import decode
 
+pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
+
 NUM_ITEMS = 24
 SPLITS = ("train", "held_out")
 
@@ -139,8 +141,6 @@ class Block:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Block())
 from medvista_ray.data.sources import make_task_source
-
-pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
 for split in ("train", "held_out"):
     for family in ("insert_mask", "insert_box"):
         tasks = make_task_source("pocket", split, families=(family,), weights=(), num_tasks=2, seed=0)

@@ -14,6 +14,8 @@ from medvista_ray.data.demo import FAMILIES, INSERT_FAMILIES
 from medvista_ray.data.manifest import ManifestEntry, load_manifest, select_entries
 from medvista_ray.errors import DataError, MissingPackageError
 
+pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
+
 SETS = ("demo", "pocket")
 
 
@@ -103,8 +105,6 @@ class Block:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Block())
 from medvista_ray.data.sources import make_task_source
-
-pytestmark = pytest.mark.xdist_group("scenes")  # one process makes what its tests share
 families = ("zoom", "window", "structure", "measure")
 for split in ("train", "held_out"):
     for family in families:
