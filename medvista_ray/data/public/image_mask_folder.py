@@ -1,14 +1,14 @@
 """A folder with `images/` and `masks/`: one segmentation task for each mask.
 
-The mask of images/a/b.jpg is masks/a/b.png, and masks/a/b_liver.png is that of its liver. With `labels.json`, {"1":
-"liver"}, a mask gives one task for each of these values that is in it; without, every value but 0 counts. A folder
-right below images/ stands for a patient.
+The mask of images/a/b.jpg is masks/a/b.png, and masks/a/b_liver.png is that of its liver; where there is an image b_1
+too, b_1_liver.png is that of b_1. With `labels.json`, {"1": "liver"}, a mask gives one task for each of these values
+that is in it; without, every value but 0 counts. A folder right below images/ stands for a patient.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -44,25 +44,35 @@ class ImageMaskLoader:
         """Yield a task for each mask, or for each label in it."""
         labels = self._read_names()
         for folder, _, names in _walk(self._images):
-            stems = {Path(name).stem for name in names}
-            for name in sorted(names):
-                image = Path(folder) / name
-                masks = list(self._find_masks(image, stems))
-                if not masks:
-                    where = image.relative_to(self._images)
+            place = Path(folder).relative_to(self._images)
+            images = _by_stem(place, names)
+            masks = self._share_out(place, images)
+            for stem, name in sorted(images.items(), key=lambda found: found[1]):
+                if not masks[stem]:
                     raise DataError(
-                        f"{_IMAGES}/{where} has no mask {_MASKS}/{where.with_suffix('.png')}; move it away, or add one"
+                        f"{_IMAGES}/{place / name} has no mask {_MASKS}/{place / stem}.png; move it away, or add one"
                     )
-                for mask, target in masks:
-                    yield from self._make_drafts(image, mask, target, labels)
+                for mask, target in masks[stem]:
+                    yield from self._make_drafts(Path(folder) / name, mask, target, labels)
 
-    def _find_masks(self, image: Path, stems: set[str]) -> Iterator[tuple[Path, str]]:
-        folder = self._masks / image.parent.relative_to(self._images)
-        if (folder / f"{image.stem}.png").is_file():
-            yield folder / f"{image.stem}.png", "object"
-        for mask in sorted(folder.glob(f"{_escape(image.stem)}_*.png")):
-            if mask.stem not in stems:  # else it is the mask of another image
-                yield mask, mask.stem.removeprefix(f"{image.stem}_").replace("_", " ")
+    def _share_out(self, place: Path, images: Mapping[str, str]) -> Mapping[str, list[tuple[Path, str]]]:
+        """Give each mask of a folder to the image with the longest stem that its own begins with, and say of what."""
+        found: dict[str, list[tuple[Path, str]]] = {stem: [] for stem in images}
+        for mask in sorted((self._masks / place).glob("*.png"), key=lambda path: (path.stem not in images, path)):
+            parts = mask.stem.split("_")
+            for length in range(len(parts), 0, -1):
+                stem = "_".join(parts[:length])
+                if stem in images:
+                    found[stem].append((mask, " ".join(parts[length:]).strip() or "object"))
+                    break
+        for stem, masks in found.items():
+            named: dict[str, Path] = {}
+            for mask, target in masks:
+                if (first := named.setdefault(target, mask)) != mask:
+                    raise DataError(
+                        f"{_MASKS}/{place / first.name} and {mask.name} are both that of the {target} in {images[stem]}"
+                    )
+        return found
 
     def _make_drafts(self, image: Path, mask: Path, target: str, labels: dict[int, str]) -> Iterator[Draft]:
         place = image.relative_to(self._images)
@@ -110,8 +120,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield where, folders, [name for name in names if not name.startswith(".")]
 
 
-def _escape(stem: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in stem)
+def _by_stem(place: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the name of each image of a folder by its stem, which says whose a mask is."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        stem = Path(name).stem
+        if (first := found.setdefault(stem, name)) != name:
+            raise DataError(f"{_IMAGES}/{place / first} and {name} would share {_MASKS}/{place / stem}.png: rename one")
+    return found
 
 
 IMAGE_MASK_FOLDER = PublicSet(

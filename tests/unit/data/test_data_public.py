@@ -9,9 +9,12 @@ import pickle
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from miniatures import CASES, WRITERS, make_jpeg, write_dicom_folder, write_slake
+from PIL import Image
 
+from medvista_ray.data.folder import FolderTaskSource
 from medvista_ray.data.prepare import prepare
 from medvista_ray.data.public.catalog import PUBLIC_SETS, locate_prepared
 from medvista_ray.data.public.json_array import read_json_array
@@ -182,6 +185,34 @@ def test_a_mask_is_named_after_its_object_and_an_image_needs_one(tmp_path):
     (folder / "scan0_right_lung.png").unlink()
     with pytest.raises(DataError, match=r"images/patient0/scan0\.jpg has no mask masks/patient0/scan0\.png"):
         prepare("image_mask_folder", source, tmp_path / "other")
+
+
+def test_a_mask_belongs_to_the_longest_stem_that_fits_and_to_no_other(tmp_path):
+    source = tmp_path / "published"
+    for top in ("images", "masks"):
+        (source / top).mkdir(parents=True)
+    for number, stem in enumerate(("scan", "scan_1", "scan_10")):
+        (source / "images" / f"{stem}.jpg").write_bytes(make_jpeg(number))
+        mask = np.zeros((16, 24), dtype=np.uint8)
+        mask[: number + 1] = 1
+        Image.fromarray(mask).save(source / "masks" / f"{stem}_liver.png")
+    prepare("image_mask_folder", source, tmp_path / "out")
+    records = [record for split in SPLITS for record in records_of(tmp_path / "out", split)]
+    areas = {record.blobs[record.task.images[0].digest]: record.reference.mask.sum() // 24 for record in records}
+    assert areas == {make_jpeg(number): number + 1 for number in range(3)}
+    (source / "images" / "scan_1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/scan_1\.jpg and scan_1\.png would share masks/scan_1\.png"):
+        prepare("image_mask_folder", source, tmp_path / "other")
+    (source / "images" / "scan_1.png").unlink()
+    (source / "masks" / "scan_10.png").write_bytes(b"")
+    (source / "masks" / "scan_10_object.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"masks/scan_10\.png and scan_10_object\.png are both that of the object"):
+        prepare("image_mask_folder", source, tmp_path / "third")
+
+
+def records_of(folder, split):
+    tasks = FolderTaskSource(folder, split)
+    return [tasks[index] for index in range(len(tasks))]
 
 
 @pytest.mark.parametrize("name", PUBLIC_SETS)
