@@ -49,7 +49,18 @@ def write_answer(thought: str, answer: str) -> str:
 def plan_answer_only(task: Task, reference: Reference) -> tuple[str, ...]:
     """Plan the right answer without a tool; for what cannot be seen, that teaches nothing but the format."""
     thought = NO_TOOL if task.family in (zoom.FAMILY, window.FAMILY, measure.FAMILY) else CLEAR
-    return (write_answer(thought, reference.answer),)
+    return (write_answer(thought, _write_reference(task, reference)),)
+
+
+def _write_reference(task: Task, reference: Reference) -> str:
+    """Write the right answer in the form that its kind asks for; `DataError` where no text can be one."""
+    if task.answers_with == "boxes":
+        return json.dumps(_in_thousandths(_outlines(reference), task))
+    if task.answers_with == "list":
+        return ", ".join(reference.items)
+    if task.answers_with == "mask":
+        raise DataError("coldstart: a mask is no answer in words: offer tools (env.offer_tools=true)")
+    return reference.answer
 
 
 def plan_expert(

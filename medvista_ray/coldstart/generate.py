@@ -149,8 +149,8 @@ def join_cold_start(parts: Sequence[ColdStartData]) -> ColdStartData:
 def is_well_formed(trajectory: Trajectory) -> bool:
     """Keep live trajectories whose every turn the env found well-formed and whose calls all worked."""
     failed = any(turn.tool_failure is not None for turn in trajectory.turns)
-    ended_well = trajectory.stop_reason is StopReason.ANSWERED  # what an env without a format level can say
-    return trajectory.is_live and not failed and trajectory.reward_breakdown.get("format", float(ended_well)) > 0
+    has_form = trajectory.reward_breakdown.get("format", 1.0) > 0  # an env may have no such level
+    return trajectory.is_live and not failed and has_form and trajectory.stop_reason is StopReason.ANSWERED
 
 
 def keep_well_formed(trajectories: Sequence[Trajectory]) -> Iterator[Trajectory]:

@@ -12,6 +12,7 @@ import pytest
 
 from medvista_ray.coldstart.expert import (
     GRID_EDGES,
+    MIDDLE,
     NOT_VISIBLE,
     THOUGHTS,
     VISIBLE,
@@ -23,6 +24,7 @@ from medvista_ray.data.sources import make_task_source
 from medvista_ray.envs.protocol_text import Answer, Call, parse_action
 from medvista_ray.errors import DataError
 from medvista_ray.images.windowing import DEFAULT_PRESET
+from medvista_ray.rewards.grading import is_correct
 
 NUM_EPISODES = 400
 CENTRE = grid_box(4)
@@ -160,3 +162,32 @@ def test_some_wrong_looks_are_followed_by_the_right_one(family):
         else:
             assert answer.thought == NOT_VISIBLE
     assert num_again / num_wrong == pytest.approx(0.25, abs=0.08)
+
+
+@pytest.mark.parametrize("family", ["insert_box", "structure"])
+def test_a_bare_answer_is_right_whatever_its_kind(family):
+    record = make_tasks(family)[0]
+    (action,) = plan_answer_only(record.task, record.reference)
+    assert is_correct(parse_action(action).text, task=record.task, reference=record.reference)
+
+
+def test_a_bare_list_is_right_and_a_mask_has_no_words():
+    record = make_tasks("insert_mask")[0]
+    with pytest.raises(DataError, match=r"env\.offer_tools"):
+        plan_answer_only(record.task, record.reference)
+    task = dataclasses.replace(record.task, answer_kind="list")
+    reference = dataclasses.replace(record.reference, mask=None, items=("left lung", "heart"))
+    (action,) = plan_answer_only(task, reference)
+    assert is_correct(parse_action(action).text, task=task, reference=reference)
+
+
+@pytest.mark.parametrize("family", ["insert_box", "insert_mask"])
+def test_outlines_are_those_of_the_object_or_the_middle(family):
+    record = make_tasks(family)[0]
+    plans = [
+        plan_once(record.task, record.reference, right_share=share, rng=np.random.default_rng(0))
+        for share in (1.0, 0.0)
+    ]
+    assert str(list(MIDDLE)) not in plans[0][0].replace(", ", ",").replace(",", ", ")
+    assert str(list(MIDDLE)) in plans[1][0].replace(", ", ",").replace(",", ", ")
+    assert ("stop_action" in plans[0][-1]) == (family == "insert_mask")

@@ -159,17 +159,19 @@ def test_example_arguments_fit_every_schema():
         Draft202012Validator(dict(tool.parameters)).validate(example_arguments(tool.parameters))
 
 
-@pytest.mark.parametrize("name", ["MedicalVQA", "Grounding"])
+@pytest.mark.parametrize("name", ["MedicalVQA", "Grounding", "InteractiveSegmentation"])
 def test_vectorised_runs_give_the_same_trajectories(name):
     """`make_vec` in this process and in others, and envs alone: the same observations and rewards."""
-    call = '<think>x</think><tool_call>{"name":"zoom","arguments":{"bbox":[0,0,500,500]}}</tool_call>'
+    tool = "add_bbox" if name == "InteractiveSegmentation" else "zoom"
+    call = f'<think>x</think><tool_call>{{"name":"{tool}","arguments":{{"bbox":[100,100,600,600]}}}}</tool_call>'
     actions = [(call, call), ("<think>x</think><answer>L</answer>",) * 2]
+    config = EnvConfig(tools=("segment_classical" if tool == "add_bbox" else "zoom",), view_size_px=84)
     env_id = f"medvista_ray.envs:medvista/{name}-v0"
-    alone = [gymnasium.make(env_id, disable_env_checker=True) for _ in range(2)]
+    alone = [gymnasium.make(env_id, disable_env_checker=True, config=config) for _ in range(2)]
     vectors = [
-        gymnasium.make_vec(env_id, num_envs=2, vectorization_mode="sync"),
+        gymnasium.make_vec(env_id, num_envs=2, vectorization_mode="sync", config=config),
         gymnasium.make_vec(
-            env_id, num_envs=2, vectorization_mode="async",
+            env_id, num_envs=2, vectorization_mode="async", config=config,
             vector_kwargs={"shared_memory": False, "context": "spawn"},
         ),
     ]  # fmt: skip
