@@ -65,6 +65,7 @@ class Prepared:
     num_left_out: int  # of a half that is not wanted
     num_dropped: int  # training rows that shared an image or a patient with a held-out one
     resumed_from: int = 0  # drafts that an earlier, killed preparation had done
+    was_finished: bool = False  # by an earlier preparation: nothing was read again
 
 
 Report = Callable[[int, int | None], None]  # (drafts done, drafts in all)
@@ -89,12 +90,12 @@ def prepare(
     known = PUBLIC_SETS.get(name)
     if known is None:
         raise ConfigError(f"prepare: {name!r} is none of {', '.join(PUBLIC_SETS)}")
-    split_by = settings.split_by or known.split_rules[0]
-    if split_by not in known.split_rules:
-        raise ConfigError(f"--split {split_by}: {name} is split by {' or '.join(known.split_rules)}")
-    settings = replace(settings, split_by=split_by)
+    if settings.split_by is not None and settings.split_by not in known.split_rules:
+        raise ConfigError(f"--split {settings.split_by}: {name} is split by {' or '.join(known.split_rules)}")
     loader = known.make_loader(source, LoaderOptions(with_boxes=settings.with_boxes))
-    fingerprint = _fingerprint(name, loader, settings)
+    split_by = settings.split_by or loader.split_rule or known.split_rules[0]
+    settings = replace(settings, split_by=split_by)
+    fingerprint = _fingerprint(known, loader, source, settings)
     try:
         if fresh:
             _clear(out)
@@ -129,18 +130,22 @@ def _run(
             num_dropped=dropped,
             resumed_from=resumed_from,
         )
-        about = {**asdict(replace(prepared, resumed_from=0)), "fingerprint": fingerprint}
+        about = {**asdict(prepared), "resumed_from": 0, "fingerprint": fingerprint}
         _write_atomically(out / ABOUT_FILE, msgspec.json.format(msgspec.json.encode(about), indent=1))
         _write_tasks(store, out)
     (out / STORE_FILE).unlink()
     return prepared
 
 
-def _fingerprint(name: str, loader: Loader, settings: PrepareSettings) -> str:
-    """Return a digest of all that the result depends on, but for the images: those are read again anyway."""
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in loader.annotations]
+def _fingerprint(known: PublicSet, loader: Loader, source: Path, settings: PrepareSettings) -> str:
+    """Return a digest of all that the result depends on; of public sets the images are taken to be as published."""
     chosen = asdict(replace(settings, on_leak="refuse"))  # decided at the end, over the same rows
-    return hashlib.sha256(msgspec.json.encode([name, stats, chosen])).hexdigest()
+    digest = hashlib.sha256(msgspec.json.encode([known.name, chosen]))
+    for path in loader.annotations:
+        stat = path.stat()
+        told = f"{os.path.relpath(path, source)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        digest.update(told.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _clear(out: Path) -> None:
@@ -159,7 +164,7 @@ def _read_finished(out: Path, fingerprint: str) -> Prepared | None:
         about = msgspec.json.decode((out / ABOUT_FILE).read_bytes())
         if about.pop("fingerprint") == fingerprint:
             (out / STORE_FILE).unlink(missing_ok=True)
-            return msgspec.convert(about, Prepared)
+            return replace(msgspec.convert(about, Prepared), was_finished=True)
     except (OSError, msgspec.MsgspecError, KeyError, AttributeError):
         pass  # not ours, or damaged
     raise ConfigError(f"--out {out} holds another data set, or one made in another way: choose another, or --fresh")

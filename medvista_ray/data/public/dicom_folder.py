@@ -2,7 +2,8 @@
 
 Columns: file, question, answer; and where they apply task_id, split (train, held_out), family, choices (a|b|c), unit,
 tolerance. Pixels and allow-listed fields are taken over, no other part of a file. Which files belong to one patient is
-read from PatientID, for the split alone; files without one stand each for a patient.
+read from PatientID, for the split alone; files without one stand each for a patient. Where `split` is filled in, it is
+the split.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from medvista_ray.data.public.draft import Draft, Half, LoaderOptions, PublicSet, find_below, make_reader
+from medvista_ray.data.public.draft import Draft, Half, LoaderOptions, PublicSet, SplitRule, find_below, make_reader
 from medvista_ray.data.rows import TaskRow
 from medvista_ray.errors import DataError
 from medvista_ray.images.codec import DAMAGE
@@ -37,21 +38,36 @@ class DicomFolderLoader:
             raise DICOM_FOLDER.refuse(f"there is no file {self._questions}")
 
     @property
-    def annotations(self) -> Sequence[Path]:
-        """Return the file with questions."""
-        return (self._questions,)
+    def annotations(self) -> Iterator[Path]:
+        """Yield the file with questions, then each file that it names and that is there, once."""
+        yield self._questions
+        for name in dict.fromkeys(fields.get("file") for fields, _ in self._lines()):
+            try:
+                yield find_below(self._folder, name or "", where=_QUESTIONS)
+            except DataError:  # `read` says which line names it
+                continue
+
+    @property
+    def split_rule(self) -> SplitRule | None:
+        """Return that the split is the user's own where a line has one."""
+        return "published" if any(fields.get("split") for fields, _ in self._lines()) else None
 
     def count(self) -> None:
         """Return None: nobody has counted."""
 
     def read(self) -> Iterator[Draft]:
         """Yield the questions."""
+        for fields, line in self._lines():
+            yield self._make_draft(fields, line)
+
+    def _lines(self) -> Iterator[tuple[dict[Any, Any], int]]:
+        """Yield the fields of each line, and its number."""
         try:
             with self._questions.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file)
                 _check_columns(reader.fieldnames or ())
                 for fields in reader:
-                    yield self._make_draft(fields, reader.line_num)
+                    yield fields, reader.line_num
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{self._questions}: {error}") from error
 
@@ -112,7 +128,7 @@ DICOM_FOLDER = PublicSet(
     page="",
     licence="yours",
     files=(_QUESTIONS, "the DICOM files that it names"),
-    note=f"Columns {', '.join(_REQUIRED)}; optional {', '.join(_OPTIONAL)}. Split by PatientID.",
+    note=f"Columns {', '.join(_REQUIRED)}; optional {', '.join(_OPTIONAL)}. Split by its column split, else by PatientID.",
     split_rules=("patient", "image", "published"),
     make_loader=DicomFolderLoader,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -45,8 +45,12 @@ class Loader(Protocol):
     """Reads one data set from a folder; made only where the files that it always needs are there."""
 
     @property
-    def annotations(self) -> Sequence[Path]:
-        """Return the files with the questions; where one changes, a preparation cannot go on."""
+    def annotations(self) -> Iterable[Path]:
+        """Return the files with the questions, and of one's own files all; with another one a preparation begins anew."""
+
+    @property
+    def split_rule(self) -> SplitRule | None:
+        """Return how these files are split unless the user says; None = the first of `PublicSet.split_rules`."""
 
     def read(self) -> Iterator[Draft]:
         """Yield the questions in the order of the files, in constant memory."""

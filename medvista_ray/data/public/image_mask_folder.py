@@ -32,10 +32,17 @@ class ImageMaskLoader:
                 raise IMAGE_MASK_FOLDER.refuse(f"there is no folder {needed}")
 
     @property
-    def annotations(self) -> Sequence[Path]:
-        """Return the folders, whose time changes with the files in them, and the names of the labels."""
-        folders = [Path(where) for top in (self._images, self._masks) for where, _, _ in _walk(top)]
-        return [*folders, *([self._labels] if self._labels.is_file() else ())]
+    def annotations(self) -> Iterator[Path]:
+        """Yield the names of the labels, the images and the masks."""
+        if self._labels.is_file():
+            yield self._labels
+        for top in (self._images, self._masks):
+            for where, _, names in _walk(top):
+                yield from (Path(where) / name for name in sorted(names))
+
+    @property
+    def split_rule(self) -> None:
+        """Return None: the usual one."""
 
     def count(self) -> None:
         """Return None: nobody has counted."""

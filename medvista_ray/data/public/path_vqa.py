@@ -40,6 +40,10 @@ class PathVQALoader:
         """Return the shards."""
         return [path for half in _HALVES for path in self._files[half]]
 
+    @property
+    def split_rule(self) -> None:
+        """Return None: the usual one."""
+
     def count(self) -> int:
         """Add up what the footers say."""
         return sum(self._open(path).metadata.num_rows for path in self.annotations)

@@ -50,6 +50,10 @@ class SlakeLoader:
         """Return the three files with questions."""
         return [self._folder / name for name, _ in _FILES]
 
+    @property
+    def split_rule(self) -> None:
+        """Return None: the usual one."""
+
     def count(self) -> int | None:
         """Count the questions; how many boxes there are shows on the way."""
         return None if self._with_boxes else sum(1 for path in self.annotations for _ in read_json_array(path))

@@ -46,6 +46,10 @@ class VQARadLoader:
         """Return the one file with questions."""
         return (self._questions,)
 
+    @property
+    def split_rule(self) -> None:
+        """Return None: the usual one."""
+
     def count(self) -> int:
         """Count the questions."""
         return sum(1 for _ in read_json_array(self._questions))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 import tracemalloc
 
 import pytest
-from miniatures import CASES, make_jpeg, make_slake_item, write_slake, write_vqa_rad
+from miniatures import CASES, WRITERS, make_jpeg, make_slake_item, write_slake, write_vqa_rad
 
 from medvista_ray.data import prepare as preparing
 from medvista_ray.data.folder import FolderTaskSource
@@ -60,7 +62,8 @@ def test_a_finished_folder_is_left_alone_and_another_one_is_not_overwritten(tmp_
     source, out = write_vqa_rad(tmp_path / "published"), tmp_path / "out"
     first = prepare("vqa_rad", source, out)
     written = (out / "tasks.jsonl").stat().st_mtime_ns
-    assert prepare("vqa_rad", source, out) == first
+    again = prepare("vqa_rad", source, out)
+    assert (first.was_finished, again) == (False, dataclasses.replace(first, was_finished=True))
     assert (out / "tasks.jsonl").stat().st_mtime_ns == written
     with pytest.raises(ConfigError, match="holds another data set"):
         prepare("vqa_rad", source, out, settings=PrepareSettings(seed=1))
@@ -72,6 +75,24 @@ def test_a_finished_folder_is_left_alone_and_another_one_is_not_overwritten(tmp_
         with pytest.raises(ConfigError):
             prepare("vqa_rad", source, mine, fresh=fresh)
     assert (mine / "tasks.jsonl").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("image_mask_folder", "masks/patient0/scan0.png"),
+        ("image_mask_folder", "images/patient0/scan0.jpg"),
+        ("dicom_folder", "doe_patient0_0.dcm"),
+    ],
+)
+def test_a_changed_file_of_one_s_own_is_not_reported_done(tmp_path, name, file):
+    source, out = WRITERS[name](tmp_path / "published"), tmp_path / "out"
+    prepare(name, source, out)
+    assert prepare(name, source, out).was_finished
+    os.utime(source / file, ns=(1, 1))
+    with pytest.raises(ConfigError, match="made in another way"):
+        prepare(name, source, out)
+    assert not prepare(name, source, out, fresh=True).was_finished
 
 
 _CHILD = """

@@ -15,7 +15,7 @@ from miniatures import CASES, WRITERS, make_jpeg, write_dicom_folder, write_slak
 from PIL import Image
 
 from medvista_ray.data.folder import FolderTaskSource
-from medvista_ray.data.prepare import prepare
+from medvista_ray.data.prepare import PrepareSettings, prepare
 from medvista_ray.data.public.catalog import PUBLIC_SETS, locate_prepared
 from medvista_ray.data.public.json_array import read_json_array
 from medvista_ray.data.sources import make_task_source
@@ -157,6 +157,22 @@ def test_dicom_folder_names_the_line_that_is_wrong(tmp_path):
     assert "line 3: could not convert" in refused(2, "tolerance", "a bit")
     assert "no column question" in refused(0, "question", "text")
     assert "unknown column 'choicess': did you mean choices" in refused(0, "choices", "choicess")
+
+
+def test_the_split_column_is_the_split_where_it_is_filled(made, tmp_path):
+    source = write_dicom_folder(tmp_path / "published")
+    path = source / "questions.csv"
+    first, *lines = path.read_text().splitlines()
+    halves = ["held_out" if number in (6, 7) else "train" for number in range(len(lines))]
+    path.write_text(
+        "\n".join([f"{first},split", *(f"{line},{half}" for line, half in zip(lines, halves, strict=True))])
+    )
+    prepared, _, rows = made("dicom_folder", written=source)
+    assert (prepared.split_by, [row["split"] for row in rows]) == ("published", halves)
+    assert prepare("dicom_folder", source, tmp_path / "by_image", settings=PrepareSettings(split_by="image"))
+    path.write_text(path.read_text().replace(",held_out", ",", 1))
+    with pytest.raises(DataError, match=r"questions\.csv line 8: no published split here; use --split patient"):
+        prepare("dicom_folder", source, tmp_path / "half filled")
 
 
 def test_image_mask_folder(made, tmp_path):
