@@ -128,7 +128,7 @@ DICOM_FOLDER = PublicSet(
     page="",
     licence="yours",
     files=(_QUESTIONS, "the DICOM files that it names"),
-    note=f"Columns {', '.join(_REQUIRED)}; optional {', '.join(_OPTIONAL)}. Split by its column split, else by PatientID.",
+    note=f"Columns {', '.join(_REQUIRED)}; optional {', '.join(_OPTIONAL)}. Without a split: by PatientID.",
     split_rules=("patient", "image", "published"),
     make_loader=DicomFolderLoader,
 )

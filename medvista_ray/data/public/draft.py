@@ -46,7 +46,7 @@ class Loader(Protocol):
 
     @property
     def annotations(self) -> Iterable[Path]:
-        """Return the files with the questions, and of one's own files all; with another one a preparation begins anew."""
+        """Return the files with the questions, and of one's own files all: what a preparation depends on."""
 
     @property
     def split_rule(self) -> SplitRule | None:
