@@ -27,6 +27,7 @@ from medvista_ray.images.codec import (
     make_ref,
 )
 from medvista_ray.images.dicom import read_dicom
+from medvista_ray.images.metadata import strip_metadata
 from medvista_ray.images.volumes import MAX_VOXELS, encode_volume
 from medvista_ray.images.windowing import display_scale
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, HeaderValue, ImageRef, VolumeRef
@@ -52,7 +53,9 @@ def is_volume(name: str) -> bool:
 
 
 def read_image(path: Path, *, spacing_mm: tuple[float, float] | None = None, modality: str | None = None) -> ImageFile:
-    """Read and check an image; what is given here fills in for a file that does not say it, spacing even if it does.
+    """Read and check an image, the picture alone.
+
+    What is given here fills in for a file that does not say it, spacing even if it does.
 
     Raises:
         ImageError: what is wrong with the file.
@@ -62,7 +65,7 @@ def read_image(path: Path, *, spacing_mm: tuple[float, float] | None = None, mod
     mime = MIMES.get(path.suffix.lower())
     if mime is None:
         return read_dicom_image(path, spacing_mm=spacing_mm)
-    data = path.read_bytes()
+    data, mime = strip_metadata(path.read_bytes(), mime)
     height, width = decode(data, mime).shape[:2]
     ref = make_ref(data, mime=mime, width=width, height=height, spacing_mm=spacing_mm, modality=modality)
     return ImageFile(data=data, ref=ref)

@@ -27,6 +27,7 @@ from medvista_ray.data.public.draft import Draft, Half, Loader, LoaderOptions, P
 from medvista_ray.data.rows import TaskRow, check_inside, check_row
 from medvista_ray.errors import ConfigError, DataError, ImageError
 from medvista_ray.images.codec import decode, digest_of
+from medvista_ray.images.metadata import strip_metadata, strip_png
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME
 
 ABOUT_FILE = "dataset.json"
@@ -206,7 +207,7 @@ def _draw_lot(draft: Draft, keys: tuple[Key, ...], settings: PrepareSettings) ->
 
 def _store_files(draft: Draft, store: PrepareStore, out: Path) -> tuple[TaskRow, tuple[Key, ...]]:
     """Store the images and the mask of a draft; return its row with their names, and what only one split may have."""
-    images = [read() for read in draft.images]
+    images = [_read(read, draft.where) for read in draft.images]
     names = [_store_image(image, out, draft.where) for image in images]
     keys = [Key(kind="image", value=digest_of(image.data)) for image in images]
     patient = None
@@ -232,6 +233,16 @@ def _store_files(draft: Draft, store: PrepareStore, out: Path) -> tuple[TaskRow,
     return row, tuple(keys)
 
 
+def _read(read: Callable[[], RawImage], where: str) -> RawImage:
+    """Read an image and take out what is not picture: its text may name a person."""
+    image = read()
+    try:
+        data, mime = strip_metadata(image.data, image.mime)
+    except ImageError as error:
+        raise DataError(f"{where}: {error}") from error
+    return replace(image, data=data, mime=mime)
+
+
 def _store_image(image: RawImage, out: Path, where: str) -> str:
     """Write an image under its digest if it is new, after decoding it once; return its name below the folder."""
     digest = digest_of(image.data)
@@ -250,7 +261,7 @@ def _store_mask(draft: Draft, image: RawImage, out: Path) -> str:
     height, width = decode(image.data, image.mime).shape[:2]
     try:
         read_mask(draft.mask, label=draft.row.mask_label, size_px=(width, height))
-        data = draft.mask.read_bytes()
+        data = strip_png(draft.mask.read_bytes())
     except (ImageError, OSError) as error:
         raise DataError(f"{draft.where}: {error}") from error
     digest = digest_of(data)

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medvista_ray.errors import ImageError
 from medvista_ray.images.codec import DAMAGE, MAX_PIXELS, decode, encode_npy, encode_png
 from medvista_ray.images.dicom import MAX_FILE_BYTES, read_dicom
+from medvista_ray.images.metadata import strip_metadata
 from medvista_ray.images.windowing import display_scale
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, HeaderValue
 
@@ -125,7 +126,7 @@ def _read_raster(data: bytes, kind: str) -> ImageFile:
     if values is not None:
         data, mime = encode_npy(display_scale(values)), NPY_MIME
     elif kind in _KEPT_MIMES:
-        mime = _KEPT_MIMES[kind]
+        data, mime = strip_metadata(data, _KEPT_MIMES[kind])
         values = decode(data, mime)
     else:
         values = _decode_other(data, kind)

@@ -8,7 +8,7 @@ import shutil
 import jsonschema
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pydicom.data import get_testdata_file
 
 from medvista_ray.data.folder import FolderTaskSource
@@ -74,6 +74,16 @@ def test_the_name_of_a_file_stays_in_its_folder(folder):
     record = FolderTaskSource(folder, "train")[0]
     assert "smith" not in repr(record)
     assert record.task.metadata["source"]
+
+
+def test_the_text_in_an_image_stays_in_its_folder(folder):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Diagnosis", "glioma of SMITH^JOHN")
+    Image.fromarray(PIXELS).save(folder / "a.png", pnginfo=texts)
+    record = FolderTaskSource(write(folder, ROW), "train")[0]
+    (ref,) = record.task.images
+    assert b"SMITH" not in record.blobs[ref.digest]
+    assert np.array_equal(decode(record.blobs[ref.digest], ref.mime), PIXELS)
 
 
 def test_line_separators_inside_a_text_do_not_end_a_line(folder):

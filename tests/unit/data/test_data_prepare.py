@@ -12,6 +12,7 @@ import tracemalloc
 
 import pytest
 from miniatures import CASES, WRITERS, make_jpeg, make_slake_item, write_slake, write_vqa_rad
+from PIL import Image, PngImagePlugin
 
 from medvista_ray.data import prepare as preparing
 from medvista_ray.data.folder import FolderTaskSource
@@ -93,6 +94,29 @@ def test_a_changed_file_of_one_s_own_is_not_reported_done(tmp_path, name, file):
     with pytest.raises(ConfigError, match="made in another way"):
         prepare(name, source, out)
     assert not prepare(name, source, out, fresh=True).was_finished
+
+
+def test_texts_in_images_and_masks_stay_behind_and_do_not_hide_a_leak(tmp_path):
+    source, out = write_slake(tmp_path / "published", same_image=True), tmp_path / "out"
+    copy = source / "imgs" / f"xmlab{CASES - 1}" / "source.jpg"
+    copy.write_bytes(with_comment(copy))
+    with pytest.raises(DataError, match="share image"):
+        prepare("slake", source, out)
+    source = WRITERS["image_mask_folder"](tmp_path / "own")
+    for path in source.rglob("scan*.jpg"):
+        path.write_bytes(with_comment(path))
+    for path in source.rglob("scan*.png"):
+        texts = PngImagePlugin.PngInfo()
+        texts.add_text("Patient", "SMITH^JOHN")
+        Image.open(path).save(path, pnginfo=texts)
+    prepare("image_mask_folder", source, tmp_path / "masks")
+    for path in (tmp_path / "masks").rglob("*"):
+        assert path.is_dir() or b"SMITH" not in path.read_bytes()
+
+
+def with_comment(path):
+    data = path.read_bytes()
+    return data[:2] + b"\xff\xfe\x00\x0cSMITH^JOHN" + data[2:]
 
 
 _CHILD = """
