@@ -163,6 +163,11 @@ def _print_prepared(prepared: Prepared, folder: Path, *, is_named: bool) -> None
         f"{prepared.num_images} images, split by {prepared.split_by} ({prepared.num_left_out} left out, "
         f"{prepared.num_dropped} dropped). Licence: {prepared.licence}."
     )
+    if prepared.num_clipped or prepared.num_empty:
+        typer.echo(
+            f"{prepared.num_clipped} boxes were cut to their image, and {prepared.num_empty} boxes or masks left out: "
+            "they mark nothing."
+        )
     if prepared.was_finished:
         typer.echo("It was ready already: no image was read again. If an image changed, --fresh reads all.")
     where = prepared.name if is_named else folder

@@ -132,13 +132,14 @@ def _stored_values(values: np.ndarray, *, is_ct: bool) -> np.ndarray:
     return values.astype(np.int16 if fits else np.float32)
 
 
-def read_mask(path: Path, *, label: int | None, size_px: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, *, label: int | None, size_px: tuple[int, int], may_be_empty: bool = False) -> np.ndarray:
     """Read a mask, bool [H, W]: pixels that are not 0, or those of one value.
 
     Args:
         path: PNG.
         label: the value that counts; None = every value but 0.
         size_px: (width, height) of the image that it belongs to.
+        may_be_empty: return a mask without a pixel, instead of refusing it.
 
     Raises:
         ImageError: what is wrong with the file.
@@ -147,7 +148,7 @@ def read_mask(path: Path, *, label: int | None, size_px: tuple[int, int]) -> np.
     if (values.shape[1], values.shape[0]) != size_px:
         raise ImageError(f"{values.shape[1]} x {values.shape[0]} pixels, but its image has {size_px[0]} x {size_px[1]}")
     mask: np.ndarray = values != 0 if label is None else values == label
-    if not mask.any():
+    if not mask.any() and not may_be_empty:
         raise ImageError("no pixel is marked" if label is None else f"no pixel has the value {label}")
     return mask
 

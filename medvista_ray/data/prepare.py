@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from medvista_ray.data.manifest import Split
 from medvista_ray.data.prepare_store import Key, PrepareStore
 from medvista_ray.data.public.catalog import PUBLIC_SETS
 from medvista_ray.data.public.draft import Draft, Half, Loader, LoaderOptions, PublicSet, RawImage, SplitRule
-from medvista_ray.data.rows import TaskRow, check_inside, check_row
+from medvista_ray.data.rows import TaskRow, check_row
 from medvista_ray.errors import ConfigError, DataError, ImageError
 from medvista_ray.images.codec import decode, digest_of
 from medvista_ray.images.metadata import strip_metadata, strip_png
@@ -33,6 +34,7 @@ from medvista_ray.types.messages import NPY_MIME, PNG_MIME
 ABOUT_FILE = "dataset.json"
 STORE_FILE = "prepare.sqlite"
 COMMIT_ROWS = 200
+_OURS = re.compile(r"[0-9a-f]{64}(\.(png|jpg|npy))?(\.[0-9]+\.part)?")  # what stands under its digest
 _SUFFIXES = {PNG_MIME: ".png", "image/jpeg": ".jpg", NPY_MIME: ".npy"}
 
 
@@ -64,6 +66,8 @@ class Prepared:
     num_held_out: int
     num_images: int  # distinct, by digest
     num_left_out: int  # of a half that is not wanted
+    num_clipped: int  # boxes that left their image
+    num_empty: int  # boxes and masks that marked nothing
     num_dropped: int  # training rows that shared an image or a patient with a held-out one
     resumed_from: int = 0  # drafts that an earlier, killed preparation had done
     was_finished: bool = False  # by an earlier preparation: nothing was read again
@@ -128,6 +132,8 @@ def _run(
             num_held_out=counts["held_out"],
             num_images=store.count_images(),
             num_left_out=store.num_left_out,
+            num_clipped=store.num_clipped,
+            num_empty=store.num_empty,
             num_dropped=dropped,
             resumed_from=resumed_from,
         )
@@ -150,7 +156,7 @@ def _fingerprint(known: PublicSet, loader: Loader, source: Path, settings: Prepa
 
 
 def _clear(out: Path) -> None:
-    """Delete what an earlier preparation left, but for its images: the same ones are needed again."""
+    """Delete what an earlier preparation left, but for its images: the next one sweeps those that it does not need."""
     if (out / TASKS_FILE).exists() and not (out / ABOUT_FILE).exists():
         raise ConfigError(f"--out {out} holds a {TASKS_FILE} that was not made here: choose another folder")
     for name in (STORE_FILE, TASKS_FILE, ABOUT_FILE):
@@ -175,20 +181,52 @@ def _store_drafts(loader: Loader, store: PrepareStore, out: Path, settings: Prep
     total, done = loader.count(), store.num_drafts
     report(done, total)
     for draft in islice(loader.read(), done, None):
-        split = _published_split(draft, settings) if settings.split_by == "published" else None
-        if settings.split_by == "published" and split is None:
-            store.leave_out()
-        else:
-            row, keys = _store_files(draft, store, out)
-            check_row(row, where=draft.where)
-            lot = _draw_lot(draft, keys, settings)
-            store.add(row, split=split, lot=lot, keys=keys, where=draft.where, is_repeated=draft.is_repeated)
+        _store_draft(draft, store, out, settings)
         done += 1
         if done % COMMIT_ROWS == 0:
             store.commit()
             report(done, total)
     store.commit()
     report(done, done)
+
+
+def _store_draft(draft: Draft, store: PrepareStore, out: Path, settings: PrepareSettings) -> None:
+    """Make a draft a row, unless it is not wanted, came before, or marks nothing."""
+    split = _published_split(draft, settings) if settings.split_by == "published" else None
+    if settings.split_by == "published" and split is None:
+        store.leave_out()
+        return
+    if draft.is_repeated and store.holds(str(draft.row.task_id)):
+        store.pass_over()
+        return
+    images = [_read(read, draft.where) for read in draft.images]
+    row = _check_marks(draft, images[0], store)
+    if row is None:
+        store.pass_over()
+        return
+    row, keys = _store_files(draft, row, images, store, out)
+    check_row(row, where=draft.where)
+    store.add(row, split=split, lot=_draw_lot(draft, keys, settings), keys=keys, where=draft.where)
+
+
+def _check_marks(draft: Draft, image: RawImage, store: PrepareStore) -> TaskRow | None:
+    """Cut boxes to their image and count those that are changed or empty; None where nothing is left to find."""
+    row = draft.row
+    if not row.boxes and draft.mask is None:
+        return row
+    try:
+        height, width = decode(image.data, image.mime).shape[:2]
+        if draft.mask is not None:
+            is_marked = read_mask(draft.mask, label=row.mask_label, size_px=(width, height), may_be_empty=True).any()
+            store.num_empty += not is_marked
+            return row if is_marked else None
+    except (ImageError, OSError) as error:
+        raise DataError(f"{draft.where}: {error}") from error
+    clipped = [(max(0.0, x0), max(0.0, y0), min(x1, width), min(y1, height)) for x0, y0, x1, y1 in row.boxes]
+    boxes = [box for box in clipped if box[0] < box[2] and box[1] < box[3]]
+    store.num_empty += len(clipped) - len(boxes)
+    store.num_clipped += sum(box != old for box, old in zip(clipped, row.boxes, strict=True) if box in boxes)
+    return msgspec.structs.replace(row, boxes=boxes) if boxes else None
 
 
 def _published_split(draft: Draft, settings: PrepareSettings) -> Split | None:
@@ -205,29 +243,24 @@ def _draw_lot(draft: Draft, keys: tuple[Key, ...], settings: PrepareSettings) ->
     return hashlib.sha256(f"{settings.seed}:{drawn_by}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _store_files(draft: Draft, store: PrepareStore, out: Path) -> tuple[TaskRow, tuple[Key, ...]]:
+def _store_files(
+    draft: Draft, row: TaskRow, images: list[RawImage], store: PrepareStore, out: Path
+) -> tuple[TaskRow, tuple[Key, ...]]:
     """Store the images and the mask of a draft; return its row with their names, and what only one split may have."""
-    images = [_read(read, draft.where) for read in draft.images]
     names = [_store_image(image, out, draft.where) for image in images]
     keys = [Key(kind="image", value=digest_of(image.data)) for image in images]
     patient = None
     if draft.patient is not None:
         patient = store.pseudonym(draft.patient)
         keys.append(Key(kind="patient", value=patient))
-    mask = None if draft.mask is None else _store_mask(draft, images[0], out)
-    if draft.row.boxes or draft.row.regions:
-        height, width = decode(images[0].data, images[0].mime).shape[:2]
-        try:
-            check_inside(draft.row, width=width, height=height)
-        except ValueError as error:
-            raise DataError(f"{draft.where}: {error}") from error
+    mask = None if draft.mask is None else _store_mask(draft.mask, out, draft.where)
     row = msgspec.structs.replace(
-        draft.row,
+        row,
         images=names,
         mask=mask,
         patient=patient,
-        spacing_mm=draft.row.spacing_mm or images[0].spacing_mm,
-        modality=draft.row.modality or images[0].modality,
+        spacing_mm=row.spacing_mm or images[0].spacing_mm,
+        modality=row.modality or images[0].modality,
         headers=[dict(image.header) for image in images] if any(image.header for image in images) else [],
     )
     return row, tuple(keys)
@@ -256,14 +289,11 @@ def _store_image(image: RawImage, out: Path, where: str) -> str:
     return name
 
 
-def _store_mask(draft: Draft, image: RawImage, out: Path) -> str:
-    assert draft.mask is not None, "only a draft with a mask comes here"
-    height, width = decode(image.data, image.mime).shape[:2]
+def _store_mask(mask: Path, out: Path, where: str) -> str:
     try:
-        read_mask(draft.mask, label=draft.row.mask_label, size_px=(width, height))
-        data = strip_png(draft.mask.read_bytes())
+        data = strip_png(mask.read_bytes())
     except (ImageError, OSError) as error:
-        raise DataError(f"{draft.where}: {error}") from error
+        raise DataError(f"{where}: {error}") from error
     digest = digest_of(data)
     name = f"masks/{digest[:2]}/{digest}.png"
     if not (out / name).is_file():
@@ -289,7 +319,21 @@ def _write_tasks(store: PrepareStore, out: Path) -> None:
     with partial.open("wb") as file:
         for row in store.rows():
             file.write(msgspec.json.encode(row) + b"\n")
+    _sweep(store, out)
     partial.rename(out / TASKS_FILE)
+
+
+def _sweep(store: PrepareStore, out: Path) -> None:
+    """Delete images and masks of ours that no row names: dropped rows, another data set, a killed preparation."""
+    for row in store.rows():
+        store.index_files(name for names in row.files.values() for name in names)
+    for top in ("images", "masks"):
+        for path in (out / top).glob("??/*"):
+            if _OURS.fullmatch(path.name) and not store.names_file(path.relative_to(out).as_posix()):
+                path.unlink()
+        for folder in (out / top).glob("??"):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +63,8 @@ class PrepareStore:
         self._database = database
         self.num_drafts = int(str(self._get("drafts", 0)))  # that are done with, whatever became of them
         self.num_left_out = int(str(self._get("left_out", 0)))
+        self.num_clipped = int(str(self._get("clipped", 0)))  # boxes that left their image
+        self.num_empty = int(str(self._get("empty", 0)))  # boxes and masks that mark nothing
 
     @classmethod
     def open(cls, folder: Path, path: Path, *, fingerprint: str) -> PrepareStore:
@@ -96,10 +98,16 @@ class PrepareStore:
         self.num_left_out += 1
         self.num_drafts += 1
 
-    def add(
-        self, row: TaskRow, *, split: Split | None, lot: bytes, keys: tuple[Key, ...], where: str, is_repeated: bool
-    ) -> None:
-        """Store a row; a second row with its task_id is refused, or ignored if it `is_repeated`.
+    def pass_over(self) -> None:
+        """Count a draft that gives no row: it marks nothing, or came before."""
+        self.num_drafts += 1
+
+    def holds(self, task_id: str) -> bool:
+        """Return whether there is a row with this task_id."""
+        return self._database.execute("SELECT 1 FROM rows WHERE task_id = ?", (task_id,)).fetchone() is not None
+
+    def add(self, row: TaskRow, *, split: Split | None, lot: bytes, keys: tuple[Key, ...], where: str) -> None:
+        """Store a row; a second row with its task_id is refused.
 
         Args:
             row: its own split is not read.
@@ -107,7 +115,6 @@ class PrepareStore:
             lot: equal for rows that stay together; the lowest lots are held out.
             keys: what must not be in both splits.
             where: for people.
-            is_repeated: an equal task_id means an equal task.
         """
         values = (str(row.task_id), split, lot, where, msgspec.json.encode(row))
         cursor = self._database.execute(
@@ -117,7 +124,7 @@ class PrepareStore:
             self._database.executemany(
                 "INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", [(key.kind, key.value, cursor.lastrowid) for key in keys]
             )
-        elif not is_repeated:
+        else:
             (first,) = self._database.execute("SELECT place FROM rows WHERE task_id = ?", values[:1]).fetchone()
             raise DataError(f"{where}: task_id {row.task_id!r} is that of {first} already")
         self.num_drafts += 1
@@ -171,6 +178,15 @@ class PrepareStore:
         for split, line in self._database.execute("SELECT split, line FROM rows ORDER BY id"):
             yield msgspec.structs.replace(msgspec.json.decode(line, type=TaskRow), split=split)
 
+    def index_files(self, names: Iterable[str]) -> None:
+        """Keep which files the rows name; `names_file` looks there."""
+        self._database.execute("CREATE TEMP TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.executemany("INSERT OR IGNORE INTO files VALUES (?)", ((name,) for name in names))
+
+    def names_file(self, name: str) -> bool:
+        """Return whether a row names a file."""
+        return self._database.execute("SELECT 1 FROM files WHERE name = ?", (name,)).fetchone() is not None
+
     def count_splits(self) -> dict[str, int]:
         """Count the rows of each split."""
         return dict(self._database.execute("SELECT split, count(*) FROM rows GROUP BY split").fetchall())
@@ -184,6 +200,8 @@ class PrepareStore:
         """Make everything so far survive this process."""
         self._set("drafts", self.num_drafts)
         self._set("left_out", self.num_left_out)
+        self._set("clipped", self.num_clipped)
+        self._set("empty", self.num_empty)
         self._database.commit()
 
     def _get(self, name: str, default: object) -> object:

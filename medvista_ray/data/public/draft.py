@@ -90,7 +90,7 @@ class PublicSet:
 class LoaderOptions:
     """What a user may ask of a loader."""
 
-    with_boxes: bool = False  # slake: a task for the boxes of each organ too
+    with_boxes: bool = False  # slake: a task for the boxes of each organ or finding too
 
 
 def find_below(folder: Path, name: str, *, where: str) -> Path:

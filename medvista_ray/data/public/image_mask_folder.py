@@ -88,7 +88,8 @@ class ImageMaskLoader:
         present: list[int | None] = [None]
         if labels:
             try:
-                present = [int(value) for value in np.unique(read_labels(mask)) if int(value) in labels]
+                found = [int(value) for value in np.unique(read_labels(mask)) if int(value) in labels]
+                present = [*found] or [min(labels)]  # an empty one, which is counted
             except (ImageError, OSError) as error:
                 raise DataError(f"{where}: {error}") from error
         for label in present:

@@ -1,8 +1,8 @@
-"""SLAKE (Slake1.0) as published: train.json, validate.json, test.json beside imgs/xmlabN/source.jpg.
+"""SLAKE (Slake1.0) as published: train.json, validate.json (or validation.json), test.json, imgs/xmlabN/source.jpg.
 
 Read of an item: qid, img_name, question, answer, q_lang (en, zh), answer_type (OPEN, CLOSED). With boxes, also
-imgs/xmlabN/detection.json: a list of objects with one organ each, {"Liver": [x, y, width, height]} in pixels from the
-upper left. The masks are not read: which value stands for which organ is not in the files that we know.
+imgs/xmlabN/detection.json: a list of objects with one organ or finding each, {"Liver": [x, y, width, height]} in pixels
+from the upper left. The masks are not read: which value stands for which organ is not in the files that we have seen.
 What modality an image has is not passed on: some questions ask for it.
 """
 
@@ -19,7 +19,11 @@ from medvista_ray.data.public.json_array import read_json_array
 from medvista_ray.data.rows import Box, TaskRow
 from medvista_ray.errors import DataError
 
-_FILES: tuple[tuple[str, Half], ...] = (("train.json", "train"), ("validate.json", "validation"), ("test.json", "test"))
+_FILES: tuple[tuple[Half, tuple[str, ...]], ...] = (
+    ("train", ("train.json",)),
+    ("validation", ("validate.json", "validation.json")),  # the page and the authors' repository call it differently
+    ("test", ("test.json",)),
+)
 _IMAGES = "imgs"
 _BOXES = "detection.json"
 
@@ -39,16 +43,19 @@ class SlakeLoader:
     def __init__(self, folder: Path, options: LoaderOptions) -> None:
         self._folder = folder
         self._with_boxes = options.with_boxes
-        for name, _ in _FILES:
-            if not (folder / name).is_file():
-                raise SLAKE.refuse(f"there is no file {folder / name}")
+        self._files: dict[Half, Path] = {}
+        for half, names in _FILES:
+            found = [folder / name for name in names if (folder / name).is_file()]
+            if not found:
+                raise SLAKE.refuse(f"there is no file {folder / names[0]}")
+            self._files[half] = found[0]
         if not (folder / _IMAGES).is_dir():
             raise SLAKE.refuse(f"there is no folder {folder / _IMAGES}")
 
     @property
     def annotations(self) -> Sequence[Path]:
         """Return the three files with questions."""
-        return [self._folder / name for name, _ in _FILES]
+        return list(self._files.values())
 
     @property
     def split_rule(self) -> None:
@@ -59,11 +66,11 @@ class SlakeLoader:
         return None if self._with_boxes else sum(1 for path in self.annotations for _ in read_json_array(path))
 
     def read(self) -> Iterator[Draft]:
-        """Yield the questions, and before the first of each image its organs."""
-        for name, half in _FILES:
+        """Yield the questions, and before the first of each image its boxes."""
+        for half, questions in self._files.items():
             last_image = ""
-            for index, found in read_json_array(self._folder / name):
-                where = f"{name} item {index}"
+            for index, found in read_json_array(questions):
+                where = f"{questions.name} item {index}"
                 try:
                     item = msgspec.convert(found, _Item)
                 except msgspec.ValidationError as error:
@@ -87,7 +94,7 @@ class SlakeLoader:
 
 
 def _read_boxes(image: Path, half: Half) -> Iterator[Draft]:
-    """Yield one grounding task for each organ of an image; images without boxes have an empty list, or no file."""
+    """Yield a grounding task for each organ or finding of an image; those without have an empty list, or no file."""
     path = image.with_name(_BOXES)
     where = f"{image.parent.name}/{_BOXES}"
     if not path.is_file():
@@ -97,17 +104,17 @@ def _read_boxes(image: Path, half: Half) -> Iterator[Draft]:
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{where}: {error}") from error
     boxes: dict[str, list[Box]] = {}
-    for organs in found:
-        for organ, (x, y, width, height) in organs.items():
-            boxes.setdefault(organ, []).append((x, y, x + width, y + height))
-    for organ, places in boxes.items():
+    for named in found:
+        for what, (x, y, width, height) in named.items():
+            boxes.setdefault(what, []).append((x, y, x + width, y + height))
+    for what, places in boxes.items():
         yield Draft(
             where=where,
             row=TaskRow(
-                task_id=f"slake-boxes-{short_name(f'{image.parent.name}/{organ}')}",
+                task_id=f"slake-boxes-{short_name(f'{image.parent.name}/{what}')}",
                 split="train",
                 family="slake_boxes",
-                question=f"Where is the {organ.lower()}? Mark every part of it with a box.",
+                question=f"Where is the {what.lower()}? Mark every part of it with a box.",
                 answer_kind="boxes",
                 boxes=places,
             ),
@@ -122,8 +129,8 @@ SLAKE = PublicSet(
     title="SLAKE 1.0, English and Chinese questions about radiology images",
     page="https://www.med-vqa.com/slake/",
     licence="CC BY 4.0",
-    files=(*(name for name, _ in _FILES), f"{_IMAGES}/"),
-    note="642 images, split by image as published. --with-boxes adds a grounding task for each organ of an image.",
+    files=(*(" or ".join(names) for _, names in _FILES), f"{_IMAGES}/"),
+    note="642 images, split by image as published. --with-boxes adds a grounding task for each organ or finding.",
     split_rules=("published", "image"),
     make_loader=SlakeLoader,
 )

@@ -114,6 +114,44 @@ def test_texts_in_images_and_masks_stay_behind_and_do_not_hide_a_leak(tmp_path):
         assert path.is_dir() or b"SMITH" not in path.read_bytes()
 
 
+def test_a_box_beyond_the_image_is_cut_and_what_marks_nothing_is_counted(made, tmp_path):
+    source = write_slake(tmp_path / "published")
+    boxes = [{"Liver": [-1, 2, 10, 99]}, {"Left Lung": [3, 3, 0, 4]}, {"Mass": [0, 0, 4, 4]}, {"Mass": [30, 0, 4, 4]}]
+    (source / "imgs" / "xmlab0" / "detection.json").write_text(json.dumps(boxes))
+    (source / "validate.json").rename(source / "validation.json")  # as the authors' repository has it
+    prepared, records, _ = made("slake", written=source, with_boxes=True)
+    assert (prepared.num_clipped, prepared.num_empty) == (1, 2)
+    found = {record.task.question: record.reference.boxes.tolist() for record in reversed(records["train"])}
+    assert found["Where is the liver? Mark every part of it with a box."] == [[0, 2, 9, 16]]
+    assert found["Where is the mass? Mark every part of it with a box."] == [[0, 0, 4, 4]]
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_empty_masks_are_left_out_and_counted(made, tmp_path, with_labels):
+    source = WRITERS["image_mask_folder"](tmp_path / "published")
+    if not with_labels:
+        (source / "labels.json").unlink()
+    Image.new("L", (24, 16)).save(source / "masks" / "patient0" / "scan0.png")
+    prepared, records, _ = made("image_mask_folder", written=source)
+    assert prepared.num_empty == 1
+    assert sum(map(len, records.values())) == 11 + 6 * with_labels
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["num_empty"] == 1
+
+
+def test_images_of_another_data_set_go_and_files_of_one_s_own_stay(tmp_path):
+    out = tmp_path / "out"
+    prepare("vqa_rad", write_vqa_rad(tmp_path / "first"), out)
+    mine = out / "images" / "00" / "mine.png"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    prepared = prepare("image_mask_folder", WRITERS["image_mask_folder"](tmp_path / "second"), out, fresh=True)
+    stored = {path.name for path in (out / "images").rglob("*.*")} - {"mine.png"}
+    assert len(stored) == prepared.num_images == CASES
+    assert mine.read_bytes() == b"mine"
+    rows = [json.loads(line) for line in (out / "tasks.jsonl").read_text().splitlines()]
+    assert {name for row in rows for name in row["images"]} == {f"images/{name[:2]}/{name}" for name in stored}
+
+
 def with_comment(path):
     data = path.read_bytes()
     return data[:2] + b"\xff\xfe\x00\x0cSMITH^JOHN" + data[2:]
