@@ -2,7 +2,6 @@
 
 import gymnasium
 
-from medvista_ray.config.schema import EnvConfig
 from medvista_ray.tools.base import IMAGE_INDEX, Picture, Tool, ToolOutput
 
 
@@ -20,8 +19,7 @@ class Invert(Tool):
 
 
 if __name__ == "__main__":  # workers import this file
-    config = EnvConfig(tools=("zoom", "own_tool:Invert"))
-    env = gymnasium.make("medvista_ray.envs:medvista/MedicalVQA-v0", config=config)
+    env = gymnasium.make("medvista_ray.envs:medvista/MedicalVQA-v0", tools=("zoom", "own_tool:Invert"))
     env.reset(seed=0)
     call = '<think>Too dark.</think><tool_call>{"name": "invert", "arguments": {"image": 0}}</tool_call>'
     observation, *_, info = env.step(call)

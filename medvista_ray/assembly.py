@@ -18,7 +18,7 @@ from medvista_ray.errors import EngineDiedError
 from medvista_ray.policy.loading import resolve_policy_path
 from medvista_ray.rendering.renderer import QwenRenderer, load_renderer
 from medvista_ray.rollout.batching import make_batch_cutter
-from medvista_ray.rollout.env_factory import EnvFactory, make_env_factory
+from medvista_ray.rollout.env_factory import EnvFactory, make_env_factory, tool_specs_of
 from medvista_ray.rollout.episode import EpisodeRunner, EpisodeSettings
 from medvista_ray.rollout.group import EpisodeCount
 from medvista_ray.rollout.probe import NUM_SEQUENCES, max_logprob_difference, sample_probe
@@ -143,7 +143,7 @@ def make_shard(
 
 def find_services(config: RunConfig) -> dict[str, str]:
     """Return the specs of the tools that a run offers and that are services, by the names that calls use."""
-    return service_specs(config.env.tools) if config.env.offer_tools else {}
+    return service_specs(tool_specs_of(config.env))
 
 
 def make_local_services(config: RunConfig) -> dict[str, ToolExecutor]:

@@ -28,6 +28,7 @@ def _check_all(section: object, name: str, bound: str, *fields: str, unit: str =
     """Hold several fields of a section to one bound."""
     for field_name in fields:
         value = getattr(section, field_name)
+        _check(isinstance(value, int | float), f"{name}.{field_name}", value, f"a number {bound} {unit}".strip())
         _check(_BOUNDS[bound](value), f"{name}.{field_name}", value, f"{bound} {unit}".strip())
 
 
@@ -81,6 +82,8 @@ class EnvConfig:
     group_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
+        are_names = not isinstance(self.tools, str) and all(isinstance(tool, str) for tool in self.tools)
+        _check(are_names, "env.tools", self.tools, "a list of names, or pkg.module:Class")
         limits = ("view_size_px", "max_turns", "max_action_tokens", "max_context_tokens", "service_threads")
         _check_all(self, "env", _AT_LEAST_ONE, *limits)
         _check_all(self, "env", _POSITIVE, "tool_timeout_s", "episode_timeout_s", "group_timeout_s", unit="seconds")

@@ -110,7 +110,13 @@ class InteractiveSegmentationEnv(ToolEnv):
         """Take what `ToolEnv` takes."""
         super().__init__(**parts)
         if SEGMENT not in self._tools.names:
+            self.close()
             raise ConfigError("env.tools: InteractiveSegmentationEnv needs 'segment' or 'segment_classical' among them")
+
+    @classmethod
+    def tool_specs(cls, config: EnvConfig) -> tuple[str, ...]:
+        """Return all tools of the config: `segment` is needed though none may be offered."""
+        return config.tools
 
     @classmethod
     def make_default_config(cls) -> EnvConfig:

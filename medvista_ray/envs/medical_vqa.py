@@ -16,6 +16,7 @@ class MedicalVQAEnv(ToolEnv):
     Without an answer the format level is -1, since the protocol asks for one: calling tools for ever pays nothing.
     """
 
+    needs_small_views: ClassVar[bool] = True
     answer_kinds: ClassVar[tuple[AnswerKind, ...]] = ("choice", "text", "number", "list")
 
     @classmethod

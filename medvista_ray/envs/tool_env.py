@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, get_args
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
 
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
 from medvista_ray.config.schema import EnvConfig
+from medvista_ray.envs.parts import check_default_view, complete_config, find_rubric, open_tasks
 from medvista_ray.envs.prompts import make_question_message, make_system_message, make_tool_message, messages_to_json
 from medvista_ray.envs.protocol_text import Answer, BadCall, Call, Malformed, ParsedAction, parse_action
 from medvista_ray.envs.spaces import ImageTuple, UnicodeText
@@ -29,7 +31,6 @@ from medvista_ray.errors import DataError
 from medvista_ray.images.codec import decode
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.rewards.grading import is_valid_answer
-from medvista_ray.rewards.registry import make_rubric
 from medvista_ray.rewards.rubric import FinishedEpisode, Rubric, Score, ScoredAction
 from medvista_ray.tools.base import CallKey
 from medvista_ray.tools.renderer import ViewRenderer
@@ -78,31 +79,45 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
     action stands for (`plan`), and what an episode leaves behind for the rubric (`finished`).
 
     Args:
-        tasks: where episodes come from; None = a small set inside installed packages, for `gymnasium.make`.
-        config: limits, prompt and tools; None = the defaults, with those of the family if `tasks` is None.
-        tools: a runner to share between envs; None = one of its own, closed with the env.
-        rubric: None = the one that `config.rubric` names.
+        tasks: where episodes come from; None = `data`.
+        data: what `data.source` names: a folder, or a set; None = a small set inside installed packages.
+        split: which half of `data`.
+        families: of `data`; empty = all.
+        config: limits, prompt and tools; a mapping changes fields of the family's defaults, None leaves them.
+        tools: a runner to share between envs, or specs; None = those of the config, closed with the env.
+        rubric: a rubric, or its name; None = the one that `config.rubric` names.
         blobs: where encoded images are; None = that of `renderer`, or one of its own.
         renderer: draws views; share one per process so that a view is encoded once.
         clock: seconds, monotonic.
+        render_mode: `rgb_array` lets `render` return the images of the newest observation, side by side.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}
     default_rubric: ClassVar[str] = "vista"
+    needs_small_views: ClassVar[bool] = False  # its default tasks show their answer at a larger view
     answer_kinds: ClassVar[tuple[AnswerKind, ...]] = get_args(AnswerKind)  # what its tasks may ask for
 
     def __init__(
         self,
         *,
         tasks: TaskSource | None = None,
-        config: EnvConfig | None = None,
-        tools: ToolRunner | None = None,
-        rubric: Rubric | None = None,
+        data: str | Path | None = None,
+        split: Literal["train", "held_out"] = "train",
+        families: Sequence[str] = (),
+        config: EnvConfig | Mapping[str, Any] | None = None,
+        tools: ToolRunner | Sequence[str] | None = None,
+        rubric: Rubric | str | None = None,
         blobs: BlobCache | None = None,
         renderer: ViewRenderer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        render_mode: str | None = None,
     ) -> None:
-        self.config = config or (EnvConfig() if tasks is not None else self.make_default_config())
+        if data is not None:
+            tasks = open_tasks(data, split=split, families=families)
+        self.render_mode = render_mode
+        self.config = complete_config(type(self), config, has_tasks=tasks is not None)
+        if tools is not None and not isinstance(tools, ToolRunner):
+            self.config, tools = replace(self.config, tools=tuple(tools)), None
         if renderer is None:
             renderer = ViewRenderer(blobs or MemoryBlobCache(), view_size_px=self.config.view_size_px)
         elif blobs is not None and blobs is not renderer.blobs:
@@ -112,12 +127,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         self._tasks = tasks
         self._renderer = renderer
         self._owns_tools = tools is None
-        specs = self.config.tools if self.config.offer_tools else ()
+        self._rubric = find_rubric(rubric, named=self.config.rubric or self.default_rubric)
         self._tools = tools or make_tool_runner(
-            specs, timeout_s=self.config.tool_timeout_s, service_threads=self.config.service_threads
+            self.tool_specs(self.config),
+            timeout_s=self.config.tool_timeout_s,
+            service_threads=self.config.service_threads,
         )
-        self._rubric = rubric or make_rubric(self.config.rubric or self.default_rubric)
         self._clock = clock
+        self._shown: tuple[np.ndarray, ...] = ()
         self._episode: Episode | None = None
 
     @property
@@ -143,6 +160,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         given = dict(options or {})
         if unknown := sorted(given.keys() - _OPTIONS):
             raise ValueError(f"reset knows no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}")
+        if "task" in given and not (isinstance(given["task"], Task) and isinstance(given.get("reference"), Reference)):
+            raise ValueError("reset: options['task'] is a Task, and options['reference'] its Reference")
         task, reference = self._pick_task(given)
         self.check_task(task)
         self._episode = episode = self.make_episode(
@@ -187,6 +206,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
             episode.actions.append(ScoredAction(text=cut_action, is_well_formed=False))
         return self._score(episode, answer=None)
 
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Return the images of the newest observation side by side, uint8 [H, W, 3]; None without `render_mode`."""
+        if self.render_mode is None:
+            return None
+        height = max((image.shape[0] for image in self._shown), default=1)
+        padded = [np.pad(image, ((0, height - image.shape[0]), (0, 4), (0, 0))) for image in self._shown]
+        return np.concatenate(padded, axis=1) if padded else np.zeros((1, 1, 3), np.uint8)
+
     def close(self) -> None:
         """Stop the workers of a runner of our own; may be called again."""
         if self._owns_tools:
@@ -197,6 +224,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
     def make_default_config(cls) -> EnvConfig:
         """Return the limits and tools of an env that is made without a config."""
         return EnvConfig()
+
+    @classmethod
+    def tool_specs(cls, config: EnvConfig) -> tuple[str, ...]:
+        """Return the tools that episodes need, whether or not they are offered."""
+        return config.tools if config.offer_tools else ()
 
     @classmethod
     @abstractmethod
@@ -225,8 +257,9 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         """Return what the policy is told first: the tools and the protocol, then the question over its images."""
         views = [episode.shelf.first_view(index).ref for index in range(episode.shelf.num_sources)]
         question = make_question_message(episode.task, views, list_choices=self.config.list_choices)
+        task = episode.task
         system = make_system_message(
-            self.offered, answers_with=episode.task.answers_with, style=self.config.tool_prompt
+            self.offered, answers_with=task.answers_with, style=self.config.tool_prompt, unit=task.unit
         )
         return (question,) if system is None else (system, question)
 
@@ -259,13 +292,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
         if "task" in given:
             return given["task"], given["reference"]
         if self._tasks is None:
+            check_default_view(type(self), self.config)
             self._tasks = self.make_default_tasks()
         index = given.get("task_index")
         if index is None:
             index = int(self.np_random.integers(len(self._tasks)))
-        elif not 0 <= index < len(self._tasks):
-            raise ValueError(f"task_index must be from 0 to {len(self._tasks) - 1}, got {index}")
-        record = self._tasks[index]
+        elif not isinstance(index, int | np.integer) or not 0 <= index < len(self._tasks):
+            raise ValueError(f"task_index must be from 0 to {len(self._tasks) - 1}, got {index!r}")
+        record = self._tasks[int(index)]
         for data in record.blobs.values():
             self.blobs.put(data)
         return record.task, record.reference
@@ -277,6 +311,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
 
     def _begin(self, action: str) -> tuple[Episode, ParsedAction]:
         episode = self._current()
+        if not isinstance(action, str):
+            raise TypeError(f"an action is text, got {type(action).__name__}")
         parsed = parse_action(action)
         episode.actions.append(ScoredAction(text=action, is_well_formed=not isinstance(parsed, Malformed)))
         return episode, parsed
@@ -315,9 +351,12 @@ class ToolEnv(gymnasium.Env[Observation, str]):  # type: ignore[misc]
 
     def _make_observation(self, episode: Episode) -> Observation:
         shown = [image for message in episode.messages for image in message.images]
+        images = tuple(np.array(self._pixels_of(image.digest, image.mime)) for image in shown)
+        if images:
+            self._shown = images
         return {
             "messages": messages_to_json(episode.messages, first_image_index=episode.num_images),
-            "images": tuple(np.array(self._pixels_of(image.digest, image.mime)) for image in shown),
+            "images": images,
         }
 
     def _pixels_of(self, digest: str, mime: str) -> np.ndarray:

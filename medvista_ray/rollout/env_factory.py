@@ -40,6 +40,13 @@ def load_env_class(target: str) -> Callable[..., Any]:
     return found
 
 
+def tool_specs_of(config: EnvConfig) -> tuple[str, ...]:
+    """Return the tools that the env of a config needs in its process, or as services."""
+    ask = getattr(load_env_class(config.target), "tool_specs", None)
+    specs: tuple[str, ...] = ask(config) if ask is not None else (config.tools if config.offer_tools else ())
+    return specs
+
+
 def make_env_factory(
     config: EnvConfig, *, cache_bytes: int, services: Mapping[str, ToolExecutor] | None = None
 ) -> EnvFactory:
@@ -52,7 +59,7 @@ def make_env_factory(
     """
     env_class = load_env_class(config.target)
     tools = make_tool_runner(
-        config.tools if config.offer_tools else (),
+        tool_specs_of(config),
         timeout_s=config.tool_timeout_s,
         service_threads=config.service_threads,
         services=services,
