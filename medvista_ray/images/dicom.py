@@ -6,15 +6,15 @@ record nor the text of an error or a warning. Values come through pydicom's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from medvista_ray.errors import ImageError
-from medvista_ray.images.codec import DAMAGE, MAX_PIXELS
+from medvista_ray.images.codec import MAX_PIXELS
 from medvista_ray.images.codestreams import codestream_size
 from medvista_ray.images.dicom_fields import (
     HEADER_KEYWORDS,
@@ -24,6 +24,8 @@ from medvista_ray.images.dicom_fields import (
     read_header,
     texts,
 )
+from medvista_ray.images.dicom_groups import GROUP_KEYWORDS, frame_numbers, frame_rescale, has_frames
+from medvista_ray.images.dicom_reader import read_elements
 from medvista_ray.types.messages import HeaderValue
 
 # The only elements that are parsed: how pixels are coded, and what stands in `DicomImage`.
@@ -37,17 +39,16 @@ _READ = (
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
     *("SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData"),
     "SegmentedBluePaletteColorLookupTableData",
+    *GROUP_KEYWORDS,
     *("PixelSpacing", "SequenceOfUltrasoundRegions", "ImageOrientationPatient"),
     *HEADER_KEYWORDS,
 )
-R = TypeVar("R")
 _NUMBERS = ("NumberOfFrames", "RescaleIntercept", "RescaleSlope")  # written as text, parsed on the way to the pixels
+_MODALITY_LUTS = ("RescaleSlope", "ModalityLUTSequence")
 _PLANES = ("sagittal", "coronal", "axial")  # the plane whose normal is x, y, z of the patient
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _CENTIMETRES = 3  # of PhysicalUnitsXDirection, PS3.3 C.8.5.5.1.15
 _MAX_REGIONS = 64
 _SPACING_BOUNDS_MM = (1e-5, 100.0)
-MAX_FILE_BYTES = 2**30
 MAX_FRAME_BYTES = 4 * MAX_PIXELS
 
 
@@ -80,9 +81,9 @@ def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
     def read(dataset: Any) -> DicomImage:
         _check_elements(path, dataset)
         _check_size(path, dataset, frame=frame)
-        facts = _read_facts(dataset)
+        facts = _read_facts(dataset, frame=frame)
         return DicomImage(
-            values=_real_values(pixel_array(dataset, index=frame), dataset),
+            values=_real_values(pixel_array(dataset, index=frame), dataset, frame=frame),
             modality=facts.modality,
             spacing_mm=facts.spacing_mm,
             plane=facts.plane,
@@ -90,31 +91,17 @@ def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
             header=facts.header,
         )
 
-    return _read_safely(path, read, stop_before_pixels=False)
+    return read_elements(path, _READ, read, stop_before_pixels=False)
 
 
-def read_dicom_facts(path: Path) -> DicomFacts:
+def read_dicom_facts(path: Path, *, frame: int = 0) -> DicomFacts:
     """Read what a file says besides its pixels, which may be coded in a way that nothing here decodes."""
-    return _read_safely(path, _read_facts, stop_before_pixels=True)
+    return read_elements(path, _READ, lambda dataset: _read_facts(dataset, frame=frame))
 
 
-def _read_safely(path: Path, read: Callable[[Any], R], *, stop_before_pixels: bool) -> R:
-    import pydicom
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-    from pydicom.filereader import read_file_meta_info
-
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{path.name} has more than the cap of {MAX_FILE_BYTES} bytes")
-        if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED:
-            # pydicom inflates the whole file before anything of it can be checked
-            raise ImageError(f"{path.name}: deflated DICOM is not read; store it in another transfer syntax")
-        return read(pydicom.dcmread(path, specific_tags=list(_READ), stop_before_pixels=stop_before_pixels))
-    except (InvalidDicomError, OSError, RuntimeError) as error:  # not DICOM, not there, or no decoder for it
-        why = str(error).split("\n")[0][:160]
-    except (*DAMAGE, BytesLengthException, AttributeError, ArithmeticError) as error:
-        why = type(error).__name__  # its text may quote bytes of any element, a name among them
-    raise ImageError(f"{path.name} is not a DICOM image that can be decoded: {why}")
+def read_patient_key(path: Path) -> str:
+    """Return PatientID, "" without one: to group files by. It names a person: the caller keeps it out of every text."""
+    return read_elements(path, ["PatientID"], lambda dataset: first_text(dataset, "PatientID"))
 
 
 def _check_elements(path: Path, dataset: Any) -> None:
@@ -151,9 +138,10 @@ def _check_size(path: Path, dataset: Any, *, frame: int) -> None:
         raise ImageError(f"{path.name}: {coded[0]} x {coded[1]} pixels are coded, the header says {width} x {height}")
 
 
-def _read_facts(dataset: Any) -> DicomFacts:
+def _read_facts(dataset: Any, *, frame: int) -> DicomFacts:
     header = read_header(dataset)
-    spacing_mm, plane = _spacing(dataset), plane_of(numbers(dataset, "ImageOrientationPatient"))
+    spacing_mm = _spacing(dataset, frame=frame)
+    plane = plane_of(frame_numbers(dataset, "ImageOrientationPatient", frame=frame))
     if spacing_mm is not None:
         header["pixel_spacing_row_mm"], header["pixel_spacing_column_mm"] = (float(f"{mm:.6g}") for mm in spacing_mm)
     if plane is not None:
@@ -161,9 +149,9 @@ def _read_facts(dataset: Any) -> DicomFacts:
     return DicomFacts(modality=str(header.get("modality", "OT")), spacing_mm=spacing_mm, plane=plane, header=header)
 
 
-def _real_values(pixels: np.ndarray, dataset: Any) -> np.ndarray:
+def _real_values(pixels: np.ndarray, dataset: Any, *, frame: int) -> np.ndarray:
     """Apply the LUTs: float32 [H, W], or uint8 [H, W, 3] for colour; pydicom has turned YBR into RGB already."""
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
+    from pydicom.pixels import apply_color_lut
 
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
@@ -173,7 +161,7 @@ def _real_values(pixels: np.ndarray, dataset: Any) -> np.ndarray:
         if pixels.dtype != np.uint8:
             raise ImageError(f"colour of more than 8 bits ({pixels.dtype}) is not supported")
         return pixels
-    values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float32)
+    values = _apply_rescale(pixels, dataset, frame=frame)
     if not np.isfinite(values).all():
         raise ImageError("a stored value is not a finite number")
     if photometric == "MONOCHROME1":
@@ -181,9 +169,25 @@ def _real_values(pixels: np.ndarray, dataset: Any) -> np.ndarray:
     return values
 
 
-def _spacing(dataset: Any) -> tuple[float, float] | None:
+def _apply_rescale(pixels: np.ndarray, dataset: Any, *, frame: int) -> np.ndarray:
+    """Return float32 [H, W] in the unit of the rescale, or of the LUT, that holds for a frame."""
+    from pydicom.pixels import apply_modality_lut
+
+    rescale = frame_rescale(dataset, frame=frame)
+    if rescale is not None:
+        return (pixels * np.float64(rescale[0]) + rescale[1]).astype(np.float32)
+    is_ct = first_text(dataset, "Modality") == "CT"
+    if is_ct and has_frames(dataset) and not any(keyword in dataset for keyword in _MODALITY_LUTS):
+        raise ImageError(
+            "a CT of several frames without a rescale: its values in HU are not known; "
+            "write each frame with RescaleSlope and RescaleIntercept"
+        )
+    return np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float32)
+
+
+def _spacing(dataset: Any, *, frame: int) -> tuple[float, float] | None:
     """Return (row, column) millimetres: PixelSpacing, else what the ultrasound regions that hold an image agree on."""
-    spacing = numbers(dataset, "PixelSpacing")
+    spacing = frame_numbers(dataset, "PixelSpacing", frame=frame)
     if len(spacing) == 2:
         return _within_bounds(spacing[0], spacing[1])
     found = {

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medvista_ray.errors import ImageError
 from medvista_ray.images.codec import DAMAGE, MAX_PIXELS, decode, encode_npy, encode_png
-from medvista_ray.images.dicom import MAX_FILE_BYTES, read_dicom
+from medvista_ray.images.dicom import read_dicom
+from medvista_ray.images.dicom_reader import MAX_FILE_BYTES
 from medvista_ray.images.metadata import strip_metadata
 from medvista_ray.images.windowing import display_scale
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, HeaderValue

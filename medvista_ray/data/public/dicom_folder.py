@@ -18,9 +18,8 @@ import msgspec
 
 from medvista_ray.data.public.draft import Draft, Half, LoaderOptions, PublicSet, SplitRule, find_below, make_reader
 from medvista_ray.data.rows import TaskRow
-from medvista_ray.errors import DataError
-from medvista_ray.images.codec import DAMAGE
-from medvista_ray.images.dicom_fields import first_text
+from medvista_ray.errors import DataError, ImageError
+from medvista_ray.images.dicom import read_patient_key
 
 _QUESTIONS = "questions.csv"
 _REQUIRED = ("file", "question", "answer")
@@ -112,14 +111,11 @@ def _make_row(fields: dict[str, str], *, task_id: str, where: str) -> TaskRow:
 
 
 def _read_patient(path: Path, where: str) -> str:
-    """Return PatientID, for grouping; neither its text nor an error that quotes it goes anywhere."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
+    """Return PatientID, for grouping: no task, no file and no error holds its text."""
     try:
-        return first_text(pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True), "PatientID")
-    except (InvalidDicomError, RuntimeError, AttributeError, ArithmeticError, *DAMAGE):
-        raise DataError(f"{where}: {path.name} is not a DICOM file") from None
+        return read_patient_key(path)
+    except ImageError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 DICOM_FOLDER = PublicSet(

@@ -152,7 +152,7 @@ def test_dicom_folder_names_the_line_that_is_wrong(tmp_path):
 
     assert "line 3: 'no.dcm' is no file below" in refused(2, "file", "no.dcm")
     assert "line 3: '../x.dcm' is no file below" in refused(2, "file", "../x.dcm")
-    assert "line 3: questions.csv is not a DICOM file" in refused(2, "file", "questions.csv")
+    assert "line 3: questions.csv is not a DICOM image" in refused(2, "file", "questions.csv")
     assert "line 2: the answer 'maybe' is none of the choices" in refused(1, "answer", "maybe")
     assert "line 3: could not convert" in refused(2, "tolerance", "a bit")
     assert "no column question" in refused(0, "question", "text")

@@ -124,7 +124,7 @@ def test_planes(orientation, plane):
 
 def test_one_frame_of_many(tmp_path):
     frames = np.stack([STORED, STORED + 1, STORED * 0])
-    dataset = make_dataset(STORED, NumberOfFrames=3)
+    dataset = make_dataset(STORED, NumberOfFrames=3, Modality="XA")
     dataset.PixelData = frames.tobytes()
     path = write(tmp_path, dataset)
     assert np.array_equal(read_dicom(path).values, frames[0])

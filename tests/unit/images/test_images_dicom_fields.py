@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import logging
 import string
 import struct
+import warnings
 from pathlib import Path
 
 import pydicom
@@ -23,7 +25,7 @@ from test_images_dicom import STORED, make_dataset, write
 from medvista_ray.errors import ImageError
 from medvista_ray.images import dicom_fields
 from medvista_ray.images.codestreams import codestream_size
-from medvista_ray.images.dicom import read_dicom, read_dicom_facts
+from medvista_ray.images.dicom import read_dicom, read_dicom_facts, read_patient_key
 from medvista_ray.images.dicom_fields import HEADER_KEYWORDS, HEADER_NAMES, read_header
 
 WG04 = Path(importlib.util.find_spec("data_store").submodule_search_locations[0]) / "data"
@@ -246,3 +248,88 @@ def test_any_bytes_have_a_size_or_none(data):
     for start in (b"", b"\xff\xd8", b"\xff\x4f\xff\x51"):
         size = codestream_size(start + data)
         assert size is None or len(size) == 2
+
+
+OLD_UIDS = (b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.5.1.4.1.1.7\0")  # of the coding and the kind of `make_dataset`
+
+
+def put_character_set(folder, text):
+    dataset = make_dataset(RescaleSlope=1, RescaleIntercept=0)
+    dataset.add_new(Tag("SpecificCharacterSet"), "LO", text)
+    data = write(folder, dataset).read_bytes()
+    assert data.count(b"\x08\x00\x05\x00LO") == 1
+    return data.replace(b"\x08\x00\x05\x00LO", b"\x08\x00\x05\x00CS")
+
+
+def put_character_set_within(folder, text):
+    item = Dataset()
+    item.add_new(Tag("ImageComments"), "LT", text)
+    dataset = make_dataset(SequenceOfUltrasoundRegions=Sequence([item]), Modality="US")
+    dataset.add_new(0x00091010, "SQ", Sequence([item]))
+    dataset[0x00091010].is_undefined_length = True  # so that it is parsed, whatever it is
+    data = write(folder, dataset).read_bytes()
+    assert data.count(b"\x20\x00\x00\x40LT") == 2
+    return data.replace(b"\x20\x00\x00\x40LT", b"\x08\x00\x05\x00CS")
+
+
+def put_transfer_syntax(folder, text):
+    data = write(folder, make_dataset()).read_bytes()
+    assert data.count(OLD_UIDS[0]) == 1
+    return data.replace(OLD_UIDS[0], text.encode().ljust(len(OLD_UIDS[0]), b"\0"))
+
+
+def put_storage_class(folder, text):
+    data = write(folder, make_dataset()).read_bytes()
+    assert data.count(OLD_UIDS[1]) == 1
+    return data.replace(OLD_UIDS[1], text.encode().ljust(len(OLD_UIDS[1]), b"\0"))
+
+
+def put_patient(folder, text):
+    return write(folder, make_dataset(PatientID=text)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("put", "is_refused"),
+    [
+        (put_character_set, False),
+        (put_character_set_within, False),
+        (put_transfer_syntax, True),
+        (put_storage_class, False),
+        (put_patient, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+@pytest.mark.parametrize("text", ["CANARY^QUILLAS", "ISO_IR 100\\CANARY", "1.2.CANARY"])
+@pytest.mark.parametrize("action", ["error", "always"])
+def test_a_text_planted_where_pydicom_reads_before_us_stays_there(tmp_path, caplog, put, is_refused, text, action):
+    """A file is read or refused in our own words; other warnings and logs go on as before."""
+    path = tmp_path / "planted.dcm"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path.write_bytes(put(tmp_path, text))
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="pydicom")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter(action)
+        for read in (read_dicom, read_dicom_facts):
+            said = []
+            try:
+                said.append(str(dataclasses.asdict(read(path))))
+                assert not is_refused
+            except ImageError as error:
+                said += [str(error), str(error.__cause__)]
+                assert is_refused
+                assert "its TransferSyntaxUID is not one that is known" in said[0]
+            said += [caplog.text, *(str(warning.message) for warning in warned)]
+            assert not any("CANARY" in piece for piece in said), said
+        key = "" if put is not put_patient else text.split("\\")[0]
+        if not is_refused:
+            assert read_patient_key(path) == key
+    logging.getLogger("pydicom").warning("of somebody else")
+    assert "of somebody else" in caplog.text
+
+
+def test_a_deflated_file_is_not_inflated_for_its_patient():
+    with pytest.raises(ImageError, match="deflated"):
+        read_patient_key(Path(get_testdata_file("image_dfl.dcm")))
