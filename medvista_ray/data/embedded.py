@@ -30,10 +30,12 @@ from medvista_ray.errors import ConfigError
 from medvista_ray.types.protocols import TaskRecord
 
 Group = Literal["vqa", "segmentation", "grounding"]
-Maker = Callable[[np.random.Generator, int, str], TaskRecord]  # generator, index within the family, task id
+Maker = Callable[[np.random.Generator, int, str], TaskRecord]  # generator, turn within the family, task id
 SOURCE = "embedded"
 _SEED = 20260101  # of the list; another seed is another data set
 _SPLITS: tuple[Split, Split] = ("train", "held_out")
+# Here answers take turns, in an order of our own: the number of a task does not tell its answer.
+_SHUFFLED = ("tissue", "structure_at_point", "side_of_patient", "hu_at_patch")
 _DRAWN_FROM = "demo"  # the set whose images the drawn families share, with its split
 
 
@@ -197,9 +199,20 @@ class EmbeddedTaskSource:
         if not 0 <= index < len(self._places):
             raise IndexError(f"task {index} of {len(self._places)}")
         family, place = self._places[index]
-        key = (_SEED, list(_ALL).index(family), _SPLITS.index(self._split), place)
         task_id = f"{SOURCE}-{self._split}-{family}-{place:03d}"
-        return open_family(family, self._split)(np.random.default_rng(key), place, task_id)
+        turn = _turns(family, self._split)[place] if family in _SHUFFLED else place
+        return open_family(family, self._split)(_make_rng(family, self._split, place), turn, task_id)
+
+
+def _make_rng(family: str, split: Split, place: int) -> np.random.Generator:
+    return np.random.default_rng((_SEED, list(_ALL).index(family), _SPLITS.index(split), place))
+
+
+@cache
+def _turns(family: str, split: Split) -> tuple[int, ...]:
+    """Return whose turn it is at each place of a family: all of them, in an order of our own."""
+    count = _ALL[family].counts[_SPLITS.index(split)]
+    return tuple(_make_rng(family, split, count).permutation(count).tolist())  # no place has that number
 
 
 def _expand(names: Sequence[str]) -> list[str]:

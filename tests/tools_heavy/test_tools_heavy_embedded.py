@@ -10,6 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from embedded_checks import assert_number_tells_nothing
 
 from medvista_ray.data import embedded
 from medvista_ray.data.embedded import FAMILIES, EmbeddedTaskSource, families_of
@@ -106,6 +107,12 @@ def test_a_group_names_its_families(records):
         assert kinds == expected[group]
 
 
+def test_the_number_of_a_task_does_not_tell_its_answer(records):
+    for split in SPLITS:
+        for found in records[split].values():
+            assert_number_tells_nothing(found)
+
+
 def test_counts_are_those_of_the_labels_and_no_constant_wins(records):
     for split in SPLITS:
         found = records[split]["nuclei_count"]
@@ -115,6 +122,8 @@ def test_counts_are_those_of_the_labels_and_no_constant_wins(records):
         for record in found:
             count = int(record.reference.answer)
             assert 3 <= count <= 40
+            assert record.task.unit == "nuclei"
+            assert not is_correct(f"{count} mm", task=record.task, reference=record.reference)
             assert not is_correct(str(count * 2), task=record.task, reference=record.reference)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from embedded_checks import assert_number_tells_nothing
 
 from medvista_ray.data.embedded import DEBIAN_FAMILIES, FAMILIES, EmbeddedTaskSource
 from medvista_ray.data.families.atlas import STRUCTURES, list_regions, load_atlas
@@ -53,6 +54,11 @@ def test_files_are_those_of_the_manifest_and_answers_are_right(records):
         for record in found:
             assert is_correct(record.reference.answer, task=record.task, reference=record.reference)
             assert not is_correct("unknown", task=record.task, reference=record.reference)
+
+
+def test_the_number_of_a_task_does_not_tell_its_answer(records):
+    for found in records.values():
+        assert_number_tells_nothing(found)
 
 
 def test_they_are_listed_by_name_alone(records):

@@ -30,8 +30,8 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "repetition_time_ms": ("Which repetition time (TR) was used, in ms?", "ms"),
     "echo_time_ms": ("Which echo time (TE) was used, in ms?", "ms"),
     "flip_angle_deg": ("Which flip angle was used, in degrees?", "deg"),
-    "bits_stored": ("How many bits of each pixel are stored, as the header says?", ""),
-    "number_of_frames": ("How many frames has the file, as the header says?", ""),
+    "bits_stored": ("How many bits of each pixel are stored, as the header says?", "bits"),
+    "number_of_frames": ("How many frames has the file, as the header says?", "frames"),
     WIDTH: ("How wide is the field of view, in mm? It is the number of columns times the pixel spacing.", "mm"),
     HEIGHT: ("How high is the field of view, in mm? It is the number of rows times the pixel spacing.", "mm"),
 }

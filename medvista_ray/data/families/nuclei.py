@@ -214,6 +214,7 @@ def _make_record(
         question=question,
         images=(ref,),
         answer_kind=kind,
+        unit="nuclei" if kind == "number" else "",
         metadata={"source": ENTRIES[split], "synthetic_insert": False},
     )
     return TaskRecord(task=task, reference=reference, blobs=blobs)

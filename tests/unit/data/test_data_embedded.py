@@ -13,6 +13,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from embedded_checks import assert_number_tells_nothing, best_by_residue
 
 from medvista_ray.data import embedded
 from medvista_ray.data.embedded import FAMILIES, GROUPS, EmbeddedTaskSource, families_of
@@ -131,6 +132,31 @@ def test_closed_answers_are_balanced():
             assert set(counts) == set(answers)
             assert max(counts.values()) <= 0.4 * len(source)
             assert min(counts.values()) >= 0.15 * len(source)
+
+
+def test_the_number_of_a_task_does_not_tell_its_answer(records):
+    """No closed answer is a function of index mod k: the best guess by residue is far from always right."""
+    for (_, family), found in records.items():
+        if STRIDE.get(family, 1) == 1:
+            assert_number_tells_nothing(found)
+    for split in SPLITS:  # those that need a file which is not installed: whose turn it is
+        for family in embedded._SHUFFLED:
+            turns = embedded._turns(family, split)
+            assert sorted(turns) == list(range(len(turns)))
+            for answers in (2, 3, 16):
+                assert best_by_residue([turn % answers for turn in turns]) < 0.9
+
+
+def test_a_count_is_asked_in_a_unit_of_its_own(records):
+    asked = {
+        record.task.unit: record
+        for split in SPLITS
+        for record in records[split, "header"]
+        if record.task.question.startswith("How many")
+    }
+    assert asked.keys() == {"bits", "frames"}
+    for record in asked.values():
+        assert not is_correct(f"{record.reference.answer} mm", task=record.task, reference=record.reference)
 
 
 def test_a_header_question_has_no_answer_that_is_nearly_always_right(records):
