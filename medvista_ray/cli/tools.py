@@ -39,23 +39,30 @@ def list_tools(*, as_json: AsJson = False) -> None:
 
     Example: medvista tools list --json
     """
-    from medvista_ray.tools.registry import BUILTIN_TOOLS, load_tool
+    from medvista_ray.tools.registry import BUILTIN_TOOLS, VARIANTS, load_tool
 
-    known = {name: load_tool(name) for name in BUILTIN_TOOLS}
+    targets = {**BUILTIN_TOOLS, **VARIANTS}
+    known = {name: load_tool(name) for name in targets}
     if as_json:
         described = {
             name: {
                 "name": name,
                 "description": tool.description,
                 "cost": tool.cost.value,
-                "target": BUILTIN_TOOLS[name],
+                "target": targets[name],
                 "parameters": tool.parameters,
+                **({"variant_of": tool.name} if name in VARIANTS else {}),
             }
             for name, tool in known.items()
         }
         typer.echo(json.dumps(described, indent=2, default=dict))
         return
     for name, tool in known.items():
+        if name in VARIANTS:
+            typer.echo(
+                f"{name} ({tool.cost.value}): a variant of {tool.name}, called by that name. {type(tool).__doc__}"
+            )
+            continue
         typer.echo(f"{name} ({tool.cost.value}): {tool.description}")
         typer.echo(f"  {json.dumps(tool.parameters, default=dict)}")
     typer.echo("Next: medvista tools try NAME --image FILE --args JSON; or your own: env.tools=[pkg.module:Class]")

@@ -15,12 +15,19 @@ def num_threads() -> int:
     return max(1, int(value)) if value.isdigit() else 1
 
 
-def open_session(path: Path, *, extra: str) -> Any:
-    """Load a model for the CPU; `MissingPackageError` names the extra that brings onnxruntime."""
+def import_onnxruntime(*, extra: str) -> Any:
+    """Return the module; `MissingPackageError` names the extra that brings it."""
     try:
         import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(f"onnxruntime is not installed: pip install 'medvista-ray[{extra}]'") from error
+    except ImportError as error:
+        why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+        raise MissingPackageError(f"onnxruntime {why}: pip install 'medvista-ray[{extra}]'") from error
+    return onnxruntime
+
+
+def open_session(path: Path, *, extra: str) -> Any:
+    """Load a model for the CPU; `MissingPackageError` names the extra that brings onnxruntime."""
+    onnxruntime = import_onnxruntime(extra=extra)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads()
     options.inter_op_num_threads = 1

@@ -1,7 +1,7 @@
 """`segment`: the mask of an object from a box or points, drawn over the image; later calls can measure it.
 
-Boxes go to LiteMedSAM where it is prepared; else, and for points without a box, which that model does not understand,
-a threshold or region growing does it, and the text says so.
+Boxes go to LiteMedSAM where it is installed and prepared; else, and for points without a box, which that model does
+not understand, a threshold or region growing does it, and the text says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from medvista_ray.errors import MedVistaError, ToolArgumentError, ToolError
+from medvista_ray.errors import DataError, MedVistaError, MissingPackageError, ToolArgumentError, ToolError
 from medvista_ray.images.geometry import Box, downscale
 from medvista_ray.tools.base import (
     IMAGE_INDEX,
@@ -28,13 +28,15 @@ from medvista_ray.tools.base import (
 )
 from medvista_ray.tools.coordinates import BOX, POINT, UNIT, box_in_thousandths, read_box, read_point
 from medvista_ray.tools.litemedsam import PREPARE, Embedding, LiteMedSAM, is_prepared, model_folder
+from medvista_ray.tools.onnx_session import import_onnxruntime
 from medvista_ray.tools.overlay import draw_mask
 from medvista_ray.tools.region_growing import Point, divide, segment_by_box, segment_by_points
 from medvista_ray.tools.renderer import SizedCache
 
 MAX_SIDE_PX = 2048  # larger images are shrunk first; their masks are scaled back
 _EMBEDDINGS_BYTES = 128 * 2**20  # 32 images
-_FALLBACK = f"fallback: region growing and threshold, LiteMedSAM is not prepared ({PREPARE})\n"
+_FALLBACK = "fallback: region growing and threshold; LiteMedSAM "
+_EXTRA = "segment"
 _PARAMETERS: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -97,15 +99,22 @@ class Segment(ServiceTool):
 
     def __init__(self) -> None:
         self._model: LiteMedSAM | None = None
+        self._fallback = f"{_FALLBACK}is not loaded\n"
         self._embeddings: SizedCache[Embedding] = SizedCache(
             _EMBEDDINGS_BYTES, size_of=lambda embedding: embedding.values.nbytes
         )
 
     def warm_up(self) -> None:
-        """Load the weights, if they are prepared."""
+        """Load the weights; where that cannot be, keep what the text of each answer says instead."""
         _import_libraries()
-        if is_prepared():
+        needs = _find_missing()
+        if needs:
+            self._fallback = f"{_FALLBACK}needs {' and '.join(needs)}\n"
+            return
+        try:
             self._model = LiteMedSAM(model_folder())
+        except DataError as error:
+            self._fallback = f"{_FALLBACK}cannot be used: {error}\n"
 
     def run_batch(self, calls: Sequence[ServiceCall]) -> list[ToolOutput | ToolError]:
         """Segment for each call; calls on one image share its embedding."""
@@ -117,7 +126,7 @@ class Segment(ServiceTool):
             pixels = downscale(image.pixels(), MAX_SIDE_PX)
             prompt = read_prompt(call.arguments, image.record, pixels)
             if self._model is None:
-                return show_mask(segment_classically(pixels, prompt), pixels, image, note=_FALLBACK)
+                return show_mask(segment_classically(pixels, prompt), pixels, image, note=self._fallback)
             if prompt.box is None:
                 mask = segment_classically(pixels, prompt)
                 return show_mask(mask, pixels, image, note="region growing: the model takes boxes only\n")
@@ -201,6 +210,18 @@ def show_mask(mask: np.ndarray, pixels: np.ndarray, image: IndexedImage, *, note
 
 def _pixel(point: Point, mask: np.ndarray) -> tuple[int, int]:
     return min(mask.shape[0] - 1, int(point[1])), min(mask.shape[1] - 1, int(point[0]))
+
+
+def _find_missing() -> list[str]:
+    """Return the commands that make the model usable; none when it is."""
+    needs = []
+    try:
+        import_onnxruntime(extra=_EXTRA)
+    except MissingPackageError:
+        needs.append(f"pip install 'medvista-ray[{_EXTRA}]'")
+    if not is_prepared():
+        needs.append(PREPARE)
+    return needs
 
 
 def _import_libraries() -> None:

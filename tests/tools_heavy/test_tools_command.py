@@ -45,7 +45,10 @@ def test_the_list_has_every_tool_with_its_schema(arguments: tuple[str, ...], tmp
     done = medvista(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
-    assert set(described) == set(NAMES)
+    assert set(described) == {*NAMES, "segment_classical"}
+    assert {name: entry["variant_of"] for name, entry in described.items() if "variant_of" in entry} == {
+        "segment_classical": "segment"
+    }
     assert all(described[name]["parameters"]["type"] == "object" for name in NAMES)
     assert described["segment"]["cost"] == "service"
 
@@ -54,6 +57,7 @@ def test_the_list_can_be_read(tmp_path: Path) -> None:
     done = medvista(cwd=tmp_path)
     assert done.returncode == 0
     assert all(f"{name} (" in done.stdout for name in NAMES)
+    assert "segment_classical (pooled): a variant of segment" in done.stdout
     assert "medvista tools try" in done.stdout
 
 

@@ -1,3 +1,6 @@
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 
@@ -5,7 +8,7 @@ from medvista_ray.errors import ToolArgumentError
 from medvista_ray.images.codec import encode_png, make_ref
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.base import CallKey, ServiceCall
-from medvista_ray.tools.litemedsam import SIDE_PX, fit_square
+from medvista_ray.tools.litemedsam import SIDE_PX, fit_square, model_folder
 from medvista_ray.tools.region_growing import divide, segment_by_box, segment_by_points
 from medvista_ray.tools.registry import load_tool
 from medvista_ray.tools.renderer import ViewRenderer
@@ -140,11 +143,38 @@ def test_without_weights_the_model_tool_says_that_it_falls_back(tmp_path, monkey
     shelf = make_shelf()
     arguments = {"bbox": [28, 38, 72, 82], "unit": "pixels"}
     output = tool.run(arguments, shelf.context(KEY))
-    assert output.text.startswith("fallback: region growing")
-    assert "medvista tools prepare segment" in output.text
+    assert output.text.startswith(
+        "fallback: region growing and threshold; LiteMedSAM needs medvista tools prepare segment\n"
+    )
     plain = SegmentClassical().run(arguments, shelf.context(KEY))
     assert output.text.endswith(plain.text)
     assert np.array_equal(output.images[0].mask, plain.images[0].mask)
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_without_onnxruntime_it_falls_back_whether_prepared_or_not(tmp_path, monkeypatch, is_prepared):
+    monkeypatch.setenv("MEDVISTA_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    if is_prepared:
+        model_folder().mkdir(parents=True)
+        (model_folder() / "record.json").write_text("{}")
+    tool = Segment()
+    tool.warm_up()
+    output = tool.run({"bbox": [28, 38, 72, 82], "unit": "pixels"}, make_shelf().context(KEY))
+    needs = "pip install 'medvista-ray[segment]'" + ("" if is_prepared else " and medvista tools prepare segment")
+    assert output.text.startswith(f"fallback: region growing and threshold; LiteMedSAM needs {needs}\narea ")
+
+
+def test_damaged_weights_are_named_and_another_way_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDVISTA_CACHE", str(tmp_path))
+    model_folder().mkdir(parents=True)
+    (model_folder() / "record.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    tool = Segment()
+    tool.warm_up()
+    output = tool.run({"bbox": [28, 38, 72, 82], "unit": "pixels"}, make_shelf().context(KEY))
+    assert "record.json is damaged: delete" in output.text.splitlines()[0]
+    assert output.text.splitlines()[1].startswith("area ")
 
 
 def test_the_two_makes_share_a_name_and_cannot_be_offered_together():
