@@ -62,23 +62,26 @@ _ENDINGS: Mapping[AnswerKind, str] = MappingProxyType(
         "mask": "",
     }
 )
+_COUNT_ENDING = "Answer with a number and nothing else."
 
 
 def make_system_message(
-    tools: Sequence[ToolDescription], *, answers_with: AnswerKind, style: Literal["names", "schemas"]
+    tools: Sequence[ToolDescription], *, answers_with: AnswerKind, style: Literal["names", "schemas"], unit: str = ""
 ) -> Message | None:
     """Return the message that offers the tools and says the protocol; None where there is nothing to say.
 
-    `schemas` tells all of it; `names` is for small models that were fine-tuned on the protocol.
+    `schemas` tells all of it; `names` is for small models that were fine-tuned on the protocol. `unit` is that of a
+    number, "" for a count.
     """
+    ending = _COUNT_ENDING if answers_with == "number" and not unit else _ENDINGS[answers_with]
     if not tools:
-        answer_only = _ANSWER_PROMPT.format(ending=_ENDINGS[answers_with])
+        answer_only = _ANSWER_PROMPT.format(ending=ending)
         return Message(role="system", parts=(TextPart(text=answer_only),)) if style == "schemas" else None
     if style == "names":
         text = f"Tools: {', '.join(tool.name for tool in tools)}."
     else:
         signatures = "\n".join(_make_signature(tool) for tool in tools)
-        text = _SCHEMA_PROMPT.format(signatures=signatures, ending=_ENDINGS[answers_with])
+        text = _SCHEMA_PROMPT.format(signatures=signatures, ending=ending)
     return Message(role="system", parts=(TextPart(text=text),))
 
 

@@ -17,7 +17,7 @@ def grade(answer, expected, *, unit="", tolerance=0.05, absolute=None, aliases=(
     return is_right_number(answer, task=task, reference=reference)
 
 
-@pytest.mark.parametrize("kind", ["number", None])
+@pytest.mark.parametrize(("kind", "unit"), [("number", "mm"), (None, "")])
 @pytest.mark.parametrize(
     ("answer", "expected", "right"),
     [("12.3", "12.3", True), ("12.3 mm", "12.3", True), ("12.9", "12.3", True), ("12.92", "12.3", False),
@@ -28,8 +28,37 @@ def grade(answer, expected, *, unit="", tolerance=0.05, absolute=None, aliases=(
      ("1.23 cm", "12.3", True), ("12.3 mm.", "12.3", True), ("12.3mm", "12.3 millimetres", True),
      ("12.3毫米", "12.3", True)],
 )  # fmt: skip
-def test_numbers_are_right_within_the_relative_tolerance(answer, expected, right, kind):
-    assert grade(answer, expected, kind=kind) is right
+def test_numbers_are_right_within_the_relative_tolerance(answer, expected, right, kind, unit):
+    assert grade(answer, expected, kind=kind, unit=unit) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("12", True), ("12.0", True), ("12 nuclei", True), ("12 Lesions.", True), ("12个", True), ("13", False),
+     ("13 nuclei", False), ("12 mm", False), ("1.2 cm", False), ("12 millimetres", False), ("12%", False),
+     ("12 HU", False), ("12 seconds", False), ("12 kVp", False), ("12 kg", False), ("12 million", False),
+     ("12 dozens", False), ("12 thousand", False), ("12万个", False), ("12 or 13", False), ("12 nuclei, 13", False)],
+)  # fmt: skip
+def test_a_count_is_a_bare_number_or_has_a_word_behind_it_that_is_no_unit_of_measure(answer, right):
+    assert grade(answer, "12", tolerance=None) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit", "right"),
+    [("8", "bits", True), ("8 bits", "bits", True), ("8 Bits", "bits", True), ("8 bit", "bits", True),
+     ("8 frames", "frame", True), ("8 bytes", "bits", False), ("8 mm", "bits", False), ("8 ms", "frames", False),
+     ("8 hundred", "frames", False)],
+)  # fmt: skip
+def test_a_unit_that_is_not_known_has_to_be_the_word_itself(answer, unit, right):
+    assert grade(answer, "8", unit=unit, tolerance=None) is right
+    assert grade(answer, f"8 {unit}", tolerance=None) is right
+    assert is_readable_number(answer, unit=unit) is right
+
+
+@pytest.mark.parametrize("expected", ["1e999", "-1e999", "inf", "nan"])
+def test_a_reference_that_is_not_finite_is_never_met(expected):
+    for answer in ("0", "12", "1e308", "inf", "nan", "1e999"):
+        assert not grade(answer, expected, unit="mm")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +71,15 @@ def test_numbers_are_right_within_the_relative_tolerance(answer, expected, right
      ("-60", "-60", "HU", True),
      ("-60 mm", "-60", "HU", False), ("50%", "50", "%", True), ("50", "50", "%", True), ("0.5", "50", "%", False),
      ("50 percent", "50", "%", True), ("1500 um", "1.5", "mm", True), ("1500 µm", "1.5", "mm", True),
+     ("\u221260 HU", "-60", "HU", True), ("\uff0d60", "-60", "HU", True), ("\u221260 HU", "60", "HU", False),
+     ("-60", "\u221260", "HU", True), ("-60 Hounsfield units", "-60", "HU", True),
+     ("-60 hounsfield unit", "-60", "HU", True), ("-60 HU", "-60", "Hounsfield units", True),
+     ("-60 hounsfield units wide", "-60", "HU", False),
+     ("1.5 s", "1500", "ms", True), ("1500 ms", "1.5", "seconds", True), ("1.5 s", "1500", "mm", False),
+     ("0.12 s", "120", "ms", True), ("2 min", "120", "s", True), ("120 kVp", "120", "kV", True),
+     ("120000 V", "120", "kV", True), ("120 mA", "120", "kV", False), ("0.2 A", "200", "mA", True),
+     ("200 mAs", "200", "mA", False), ("200 mAs", "200", "mAs", True), ("1.5 tesla", "1.5", "T", True),
+     ("1500 mT", "1.5", "T", True), ("1.5 T", "1.5", "m", False),
      ("7 nuclei", "7", "nuclei", True), ("7 cells", "7", "nuclei", False)],
 )  # fmt: skip
 def test_units_that_measure_the_same_are_converted(answer, expected, unit, right):
@@ -53,7 +91,7 @@ def test_the_wider_tolerance_holds_and_none_means_equal():
     assert not grade("11.5", "10", tolerance=0.1, absolute=1.0)
     assert grade("119", "100", tolerance=0.2, absolute=1.0)
     assert grade("0.4", "0", tolerance=None, absolute=0.5)
-    assert grade("1.2 cm", "12", tolerance=None)
+    assert grade("1.2 cm", "12", unit="mm", tolerance=None)
     assert grade("1.1 mm", "0.11 cm", tolerance=None)  # 1.1 / 10 is not 0.11 in binary
     assert not grade("12.01", "12", tolerance=None)
     assert grade("1.15 cm", "10", unit="mm", tolerance=None, absolute=2.0)  # in the unit of the reference
@@ -77,6 +115,7 @@ def test_parse_number_reads_the_whole_text_or_nothing():
     assert parse_number(".5") == (0.5, "")
     assert parse_number("3 mm wide") is None
     assert parse_number("--3") is None
+    assert parse_number("\u22123 HU") == (-3.0, "hu")
     assert parse_number("3 cm²") == (3.0, "cm²")
     assert parse_number("1²") != (12.0, "")
 
