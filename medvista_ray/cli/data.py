@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -86,6 +87,7 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
 
 @data.command()
 def prepare(
+    ctx: typer.Context,
     name: Name,
     *,
     source: Annotated[Path | None, typer.Option("--from", help="Folder with the files as published")] = None,
@@ -118,12 +120,14 @@ def prepare(
     from medvista_ray.recipes.progress import Reporter
 
     if name == EMBEDDED:
-        _prepare_embedded(debian=debian)
+        _refuse_options(ctx, name, all_but=("name", "debian", "as_json"))
+        _prepare_embedded(debian=debian, as_json=as_json)
         return
     if name not in PUBLIC_SETS:
         ready = [each.name for each in list_data_sets() if each.kind == "drawn"]
         why = "needs no preparation" if name in ready else f"is none of {', '.join([*PUBLIC_SETS, EMBEDDED])}"
         raise ConfigError(f"data prepare: {name!r} {why}")
+    _refuse_options(ctx, name, these=("debian",) if name == "slake" else ("debian", "with_boxes"))
     if source is None:
         raise PUBLIC_SETS[name].refuse("--from FOLDER is missing")
     settings = PrepareSettings(
@@ -150,10 +154,26 @@ def prepare(
     _print_prepared(prepared, folder, is_named=out is None)
 
 
-def _prepare_embedded(*, debian: bool) -> None:
+def _refuse_options(ctx: typer.Context, name: str, *, these: Iterable[str] = (), all_but: Iterable[str] = ()) -> None:
+    """Refuse options that were given and that a data set does not have."""
+    for option in ctx.command.params:
+        key = option.name or ""
+        if (key in these or (all_but and key not in all_but)) and _is_given(ctx, key):
+            raise ConfigError(f"data prepare: {name} has no option {option.opts[0]}")
+
+
+def _is_given(ctx: typer.Context, key: str) -> bool:
+    source = ctx.get_parameter_source(key)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _prepare_embedded(*, debian: bool, as_json: bool) -> None:
     from medvista_ray.data.packages import prepare_embedded
 
     prepare_embedded(debian=debian)
+    if as_json:
+        typer.echo(json.dumps({"name": "embedded", "is_ready": True}))
+        return
     typer.echo("The embedded set is ready.\nNext: medvista data stats embedded")
 
 

@@ -7,8 +7,10 @@ hold.
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from array import array
-from collections.abc import Callable, Iterator
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -80,8 +82,12 @@ class FolderTaskSource:
         found: set[Split] = set()
         with (folder / TASKS_FILE).open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    found.add(parse_row(line, where=f"data.source: {folder.name}/{TASKS_FILE} line {number}").split)
+                if line.removeprefix(BOM_UTF8).strip():
+                    found.add(
+                        parse_row(
+                            line.removeprefix(BOM_UTF8), where=f"data.source: {folder.name}/{TASKS_FILE} line {number}"
+                        ).split
+                    )
                 if len(found) == len(_SPLITS):
                     break
         return found
@@ -99,11 +105,13 @@ class FolderTaskSource:
         """Check every line, and the files of those that are chosen."""
         offsets, numbers, ids = array("q"), array("q"), array("Q")
         patients = {half: array("Q") for half in _SPLITS}
+        pictures = {half: array("Q") for half in _SPLITS}
         seen: dict[str, str] = {}  # the files of the last line: questions about one image follow each other
         for number, offset, row in self._rows():
             ids.append(_short_digest(str(row.task_id)))
             if row.patient is not None:
                 patients[row.split].append(_short_digest(row.patient))
+            pictures[row.split].extend(map(_short_digest, _picture_names(row)))
             is_wanted = row.split == split and (not families or row.family in families)
             if is_wanted and not (max_tasks and len(offsets) >= max_tasks):
                 offsets.append(offset)
@@ -115,15 +123,19 @@ class FolderTaskSource:
                 seen = files
         if len(np.unique(np.array(ids, np.uint64))) != len(ids):
             self._refuse_double_ids()
-        train, held_out = (np.array(patients[half], np.uint64) for half in _SPLITS)
-        if len(np.intersect1d(train, held_out)):
-            self._refuse_shared_patients()
+        if _overlap(patients):
+            self._refuse_shared(lambda row: () if row.patient is None else (row.patient,), "the patient")
+        if _overlap(pictures):
+            self._refuse_shared(_picture_names, "an image or volume")
         return _Places(offsets=np.array(offsets, np.int64), numbers=np.array(numbers, np.int64))
 
     def _rows(self) -> Iterator[tuple[int, int, TaskRow]]:
         """Yield (line number, offset, row) of every line that is not blank."""
         offset = 0
         with self._path.open("rb") as file:
+            if file.read(len(BOM_UTF8)) == BOM_UTF8:
+                offset = len(BOM_UTF8)
+            file.seek(offset)
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, offset, parse_row(line, where=self._where(number))
@@ -137,18 +149,17 @@ class FolderTaskSource:
             if first != number:
                 raise DataError(f"{self._where(number)}: task_id {row.task_id!r} stands on line {first} already")
 
-    def _refuse_shared_patients(self) -> None:
-        """Name two lines of one patient in different splits."""
+    def _refuse_shared(self, keys_of: Callable[[TaskRow], Iterable[str]], what: str) -> None:
+        """Name two lines in different splits that share a key; only now are the keys kept."""
         lines: dict[str, tuple[int, Split]] = {}
         for number, _, row in self._rows():
-            if row.patient is None:
-                continue
-            first, split = lines.setdefault(row.patient, (number, row.split))
-            if split != row.split:
-                raise DataError(
-                    f"{self._where(number)}: the patient of this {row.split} line is in {split} on line {first}: "
-                    "split by patient"
-                )
+            for key in keys_of(row):
+                first, split = lines.setdefault(key, (number, row.split))
+                if split != row.split:
+                    raise DataError(
+                        f"{self._where(number)}: {what} of this {row.split} line is in {split} on line {first}: "
+                        "split by patient"
+                    )
 
     def _where(self, number: int) -> str:
         return f"data.source: {self._folder.name}/{TASKS_FILE} line {number}"
@@ -189,6 +200,16 @@ class FolderTaskSource:
             return None
         size_px = (image.width, image.height)
         return self._read("mask", row.mask, number, lambda path: read_mask(path, label=row.mask_label, size_px=size_px))
+
+
+def _picture_names(row: TaskRow) -> set[str]:
+    """Return the images and volumes of a row, each under one name."""
+    return {posixpath.normpath(name) for name in (*row.images, *row.volumes)}
+
+
+def _overlap(digests: dict[Split, array[int]]) -> bool:
+    train, held_out = (np.array(digests[half], np.uint64) for half in _SPLITS)
+    return len(np.intersect1d(train, held_out)) > 0
 
 
 def _short_digest(text: str) -> int:

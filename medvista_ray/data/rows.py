@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -19,8 +21,9 @@ from medvista_ray.data.manifest import Split
 from medvista_ray.errors import DataError
 from medvista_ray.images.dicom_fields import HEADER_NAMES
 from medvista_ray.types.messages import AnswerKind, Choice, HeaderValue, Reference, Task
-from medvista_ray.types.quantity import parse_number
+from medvista_ray.types.quantity import convert, parse_number
 
+_SEPARATOR = re.compile("[,;\n\uff0c\uff1b\u3001]")  # of items, and their full-width forms
 Text = str | int | float
 Box = tuple[float, float, float, float]
 
@@ -165,6 +168,8 @@ def _check_answer(row: TaskRow, where: str) -> None:
     for needed, given in (("boxes", row.boxes), ("mask", row.mask), ("list", row.items)):
         if kind == needed and not given:
             raise DataError(f"{where}: answer_kind {kind} needs `{'items' if kind == 'list' else kind}`")
+    if kind == "list":
+        _check_items(row, where)
     if kind == "choice":
         _check_choices(row, where)
     elif kind == "number":
@@ -173,6 +178,15 @@ def _check_answer(row: TaskRow, where: str) -> None:
         raise DataError(f"{where}: choices belong to answer_kind choice, not {kind}")
     elif row.tolerance is not None or row.absolute_tolerance is not None:
         raise DataError(f"{where}: a tolerance belongs to answer_kind number, not {kind}")
+
+
+def _check_items(row: TaskRow, where: str) -> None:
+    """Refuse items that an answer with commas cannot name one by one, or of which nothing is left to compare."""
+    for item in map(str, row.items):
+        if _SEPARATOR.search(item):
+            raise DataError(f"{where}: the item {item!r} holds a comma, semicolon or line end, which part items")
+        if all(unicodedata.category(letter)[0] in "PZC" and letter != "%" for letter in item):
+            raise DataError(f"{where}: of the item {item!r} nothing is left without punctuation")
 
 
 def _check_choices(row: TaskRow, where: str) -> None:
@@ -194,7 +208,9 @@ def _check_number(row: TaskRow, where: str) -> None:
     if number is None:
         reason = "its answer_kind is number" if row.answer_kind else "the line has a tolerance"
         raise DataError(f"{where}: the answer {row.answer!r} is no number, but {reason}")
-    if row.unit and number[1] not in ("", row.unit.casefold()):
+    if not math.isfinite(number[0]):
+        raise DataError(f"{where}: the answer {row.answer!r} is not a finite number")
+    if row.unit and number[1] and convert(*number, to=row.unit) is None:
         raise DataError(f"{where}: the answer {row.answer!r} is not in the unit {row.unit!r}")
 
 

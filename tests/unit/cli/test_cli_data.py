@@ -90,9 +90,10 @@ def test_prepare_then_stats_then_preview(medvista, tmp_path):
 
 def test_answers_of_the_held_out_half_are_not_counted(medvista, tmp_path):
     (tmp_path / "a.jpg").write_bytes(make_jpeg(0))
-    row = {"question": "Which?", "images": ["a.jpg"]}
-    rows = [{"task_id": 1, "split": "train", "answer": "seen", **row}]
-    rows += [{"task_id": 2, "split": "held_out", "answer": "hidden", **row}]
+    (tmp_path / "b.jpg").write_bytes(make_jpeg(0))  # one picture under two names
+    row = {"question": "Which?", "source": "s"}
+    rows = [{"task_id": 1, "split": "train", "answer": "seen", "images": ["a.jpg"], **row}]
+    rows += [{"task_id": 2, "split": "held_out", "answer": "hidden", "images": ["b.jpg"], **row}]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     text = medvista("stats", tmp_path, "--json")
     assert "seen" in text
@@ -117,6 +118,10 @@ def test_stats_of_a_set_made_from_packages(medvista):
         (["prepare", "coco", "--from", "."], "'coco' is none of vqa_rad"),
         (["prepare", "slake", "--from", ".", "--held-out-share", "1"], "--held-out-share must be between 0 and 1"),
         (["prepare", "slake", "--from", ".", "--split", "patient"], "slake is split by published or image"),
+        (["prepare", "embedded", "--from", "."], "embedded has no option --from"),
+        (["prepare", "embedded", "--debian", "--split", "image"], "embedded has no option --split"),
+        (["prepare", "embedded", "--with-boxes"], "embedded has no option --with-boxes"),
+        (["prepare", "vqa_rad", "--from", ".", "--with-boxes"], "vqa_rad has no option --with-boxes"),
         (["stats", "vqa_rad"], "medvista data prepare vqa_rad --from FOLDER"),
         (["stats", "no_such_folder"], "neither 'demo', 'pocket'"),
         (["preview", "pocket", "--out", "a.jpg"], "--out must end in .png"),

@@ -45,7 +45,8 @@ def test_good_rows_become_tasks(folder):
         **ROW, "task_id": 2, "family": "size", "images": ["deep/b.npy", "a.png"], "answer": 12.5, "tolerance": 0.1,
         "spacing_mm": [0.5, 0.25], "source": "patient-7", "patient_name": "not read",
     }  # fmt: skip
-    closed = {**ROW, "task_id": "t3", "choices": ["L", "T", 3], "answer": 3, "split": "held_out"}
+    (folder / "c.png").write_bytes(encode_png(PIXELS))
+    closed = {**ROW, "task_id": "t3", "images": ["c.png"], "choices": ["L", "T", 3], "answer": 3, "split": "held_out"}
     write(folder, ROW, "", other, closed)
     tasks = FolderTaskSource(folder, "train")
     assert len(tasks) == 2
@@ -223,6 +224,7 @@ def test_each_answer_kind_reaches_the_task_and_its_label_the_reference_alone(fol
     rows = [
         {**ROW, "task_id": "number", "answer": "12.5 cm", "absolute_tolerance": 0.5},
         {**ROW, "task_id": "count", "answer": 3, "answer_kind": "number", "unit": "nuclei"},
+        {**ROW, "task_id": "converted", "answer": "5 cm", "absolute_tolerance": 0.5, "unit": "mm"},
         {**ROW, "task_id": "text", "aliases": ["left", "links"], "regions": [[0, 0, 2, 3]]},
         {**ROW, "task_id": "boxes", "answer": None, "boxes": [[1, 2, 9, 6], [0, 0, 1, 1]]},
         {**ROW, "task_id": "mask", "answer": None, "mask": "m.png", "mask_label": 2},
@@ -232,9 +234,12 @@ def test_each_answer_kind_reaches_the_task_and_its_label_the_reference_alone(fol
     ]
     source = FolderTaskSource(write(folder, *rows), "train")
     records = {record.task.task_id: record for record in (source[index] for index in range(len(source)))}
-    kinds = ["number", "number", "text", "boxes", "mask", "mask", "list", "choice"]
+    kinds = ["number", "number", "number", "text", "boxes", "mask", "mask", "list", "choice"]
     assert [record.task.answer_kind for record in records.values()] == kinds
     assert (records["number"].task.unit, records["count"].task.unit) == ("cm", "nuclei")
+    converted = records["converted"]
+    assert is_correct("50 mm", task=converted.task, reference=converted.reference)
+    assert not is_correct("5 mm", task=converted.task, reference=converted.reference)
     assert records["number"].reference.absolute_tolerance == 0.5
     assert records["text"].reference.aliases == ("left", "links")
     assert records["text"].reference.regions.tolist() == [[0, 0, 2, 3]]
@@ -252,12 +257,16 @@ def test_each_answer_kind_reaches_the_task_and_its_label_the_reference_alone(fol
     [
         ({"answer_kind": "boxes", "answer": None}, "answer_kind boxes needs `boxes`"),
         ({"answer_kind": "list", "answer": None}, "answer_kind list needs `items`"),
+        ({"answer": None, "items": ["liver", "lung, left"]}, "'lung, left' holds a comma, semicolon or line end"),
+        ({"answer": None, "items": ["肝、肺"]}, "holds a comma"),
+        ({"answer": None, "items": ["liver", "--"]}, "of the item '--' nothing is left"),
+        ({"answer": "1e999", "tolerance": 0.1}, "'1e999' is not a finite number"),
+        ({"answer": "3 kg", "tolerance": 0.1, "unit": "cm"}, "not in the unit 'cm'"),
         ({"answer_kind": "mask", "answer": None}, "answer_kind mask needs `mask`"),
         ({"answer_kind": "choice"}, "needs `choices`"),
         ({"answer_kind": "number", "answer": "many"}, "'many' is no number, but its answer_kind is number"),
         ({"answer_kind": "polygon"}, r"\$\.answer_kind"),
         ({"answer": "  "}, "a text question needs `answer`"),
-        ({"answer": "3 mm", "tolerance": 0.1, "unit": "cm"}, "not in the unit 'cm'"),
         ({"answer_kind": "text", "choices": ["L"]}, "choices belong to answer_kind choice"),
         ({"answer_kind": "text", "tolerance": 0.1}, "a tolerance belongs to answer_kind number"),
         ({"absolute_tolerance": -1}, "absolute_tolerance must be >= 0"),
@@ -336,9 +345,29 @@ def test_a_patient_in_both_splits_names_both_lines(folder):
     write(folder, *rows[:3], {**rows[3], "split": "held_out"})
     with pytest.raises(DataError, match=r"line 4: the patient of this held_out line is in train on line 1"):
         FolderTaskSource(folder, "train")
-    write(folder, *rows[:3], {**rows[3], "split": "held_out", "patient": "p9"})
+    (folder / "c.png").write_bytes(encode_png(PIXELS))
+    write(folder, *rows[:3], {**rows[3], "split": "held_out", "patient": "p9", "images": ["c.png"]})
     record = FolderTaskSource(folder, "held_out")[0]
     assert "p9" not in repr(record.task)
+
+
+@pytest.mark.parametrize("name", ["a.png", "./a.png", "deep/../a.png"])
+def test_an_image_in_both_splits_names_both_lines(folder, name):
+    rows = [{**ROW, "task_id": index} for index in range(3)]
+    write(folder, *rows, {**ROW, "task_id": 3, "split": "held_out", "images": ["deep/b.npy", name]})
+    with pytest.raises(
+        DataError, match=r"line 4: an image or volume of this held_out line is in train on line 1: split"
+    ):
+        FolderTaskSource(folder, "train")
+
+
+def test_a_byte_order_mark_before_the_first_line_is_not_read(folder):
+    write(folder, ROW, {**ROW, "task_id": "t2"})
+    path = folder / "tasks.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    tasks = FolderTaskSource(folder, "train")
+    assert [tasks[index].task.task_id for index in range(2)] == ["t1", "t2"]
+    assert FolderTaskSource.find_splits(folder) == {"train"}
 
 
 def save_volume(path, values, affine):
