@@ -104,10 +104,7 @@ def _measure_points(kind: str, arguments: Mapping[str, Any], record: ImageRecord
 
 
 def _measure_intensity(region: np.ndarray, image: IndexedImage) -> str:
-    values = image.source_values()
-    if values.ndim == 3:  # our choice for colour: the mean of the three channels
-        values = values.mean(axis=2)
-    stats = regions.compute_statistics(values[region])
+    stats = regions.compute_statistics(image.source_values(), region)
     numbers = f"mean {stats.mean:.1f}, std {stats.std:.1f}, min {stats.low:.6g}, max {stats.high:.6g}"
     return f"{numbers}, n {stats.num_pixels} ({_value_unit(image.record)})"
 
