@@ -39,7 +39,7 @@ def test_a_text_that_two_choices_share_names_neither():
 
 
 def test_choices_that_differ_in_a_sign_stay_apart():
-    signs = choices(A="-5", B="5", C="+", D="-", E="15", F="1.5", G="50%", H="50")
+    signs = choices(A="-5", B="5", C="+", D="-", E="15", F="1.5", G="50%", H="50", I="Rh-", J="Rh", K="Rh+")
     texts = {choice.text: choice.choice_id for choice in signs}
     assert {text: find_choice(text, signs) for text in texts} == texts
 

@@ -7,7 +7,7 @@ from medvista_ray.rewards.text import fold_text, is_same_text, normalize_text, t
 from medvista_ray.types.messages import Reference
 from tests.fuzz_cases import fuzz_some
 
-words = st.text(alphabet="ab the,.-%A1 左肺\u3000\u0301", max_size=24)
+words = st.text(alphabet="ab the,.-%A1 左肺\u3000\u0301\u00b2\u207b", max_size=24)
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,11 @@ words = st.text(alphabet="ab the,.-%A1 左肺\u3000\u0301", max_size=24)
     [("Left  Lung.", "left lung"), ("the left lung", "left lung"), ("a left lung", "left lung"), ("X-ray", "x ray"),
      ("hepatitis A", "hepatitis a"), ("A", "a"), ("the", "the"), ("A, B", "a b"), ("\uff21\uff22\uff43", "abc"),
      ("ﬁbrosis", "fibrosis"), ("1.5 cm", "1.5 cm"), ("-5", "-5"), ("\u22125", "-5"), ("T-12", "t 12"),
-     ("fig.5", "fig 5"), ("50%", "50%"), ("<5 mm", "<5 mm"), ("HER2+", "her2+"), ("左肺。", "左肺"),
+     ("fig.5", "fig 5"), ("50%", "50%"), ("<5 mm", "<5 mm"), ("HER2+", "her2+"),
+     ("HER2-", "her2-"), ("(HER2-).", "her2-"),
+     ("ER-/PR\u2212, HER2\u2010", "er- pr- her2-"), ("HER2 - ", "her2"), ("A--", "a"), ("-HER2", "her2"),
+     ("10\u00b2", "10^2"), ("10^2", "10^2"), ("10\u207b\u00b9\u00b2", "10^-12"), ("5 cm\u00b2", "5 cm2"),
+     ("Na\u207a", "na+"), ("CD20\u207b", "cd20-"), ("左肺。", "左肺"),
      ("左 肺", "左肺"), ("左\u3000肺", "左肺"),
      ("CT 图像", "ct 图像"), ("le\u200bft", "left"), ("Straße", "strasse"),
      ("cafe\u0301", "café"), ("...", ""), ("", "")],
@@ -40,6 +44,17 @@ def test_normalising_twice_changes_nothing(text):
 )  # fmt: skip
 def test_open_text_is_equal_to_the_answer_or_an_alias_or_wrong(answer, right):
     assert is_same_text(answer, ("left lung", "LL", "左肺")) is right
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("HER2-", "HER2"), ("CD20-", "CD20"), ("Rh-", "Rh"), ("Rh-", "Rh+"), ("ER-, PR-", "ER, PR-"),
+     ("10\u00b2", "102"), ("10\u207b\u00b2", "10\u00b2"), ("2 x 10\u2075", "2 x 105")],
+)  # fmt: skip
+def test_signs_and_exponents_make_another_text(one, other):
+    assert not is_same_text(one, [other])
+    assert not is_same_text(other, [one])
+    assert is_same_text(one, [one])
 
 
 def test_signs_without_words_are_compared_as_they_stand():
