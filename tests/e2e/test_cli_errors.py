@@ -107,11 +107,12 @@ def write_tasks(folder: Path, image: bytes) -> Path:
     """Write a data set of one good and one other image in each split."""
     folder.mkdir()
     good = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
-    (folder / "good.png").write_bytes(encode_png(good))
-    (folder / "other.png").write_bytes(image)
+    for split in ("train", "held_out"):
+        (folder / f"{split}-good.png").write_bytes(encode_png(good))
+        (folder / f"{split}-other.png").write_bytes(image)
     task = {"family": "zoom", "question": "Which?", "choices": ["A", "B"], "answer": "A"}
     lines = [
-        json.dumps({"task_id": f"{split}-{name}", "split": split, "images": [name], **task})
+        json.dumps({"task_id": f"{split}-{name}", "split": split, "images": [f"{split}-{name}"], **task})
         for split in ("train", "held_out")
         for name in ("other.png", "good.png")
     ]
@@ -124,15 +125,15 @@ def write_tasks(folder: Path, image: bytes) -> Path:
 def test_an_unreadable_image_is_named(medvista, small_config: Path, tmp_path: Path, command: str, image) -> None:
     data, out = write_tasks(tmp_path / "data", image), tmp_path / "run"
     done = medvista([command, small_config, "--out", out, f"data.source={data}"])
-    assert_refused(done, "data.source", "tasks.jsonl line", "'other.png'")
+    assert_refused(done, "data.source", "tasks.jsonl line", "-other.png'")
     assert_unfinished(out)
 
 
 def test_a_missing_image_and_a_broken_line_are_named(medvista, small_config: Path, tmp_path: Path) -> None:
     data = write_tasks(tmp_path / "data", b"")
-    (data / "other.png").unlink()
+    (data / "train-other.png").unlink()
     done = medvista(["train", small_config, "--out", tmp_path / "run", f"data.source={data}"])
-    assert_refused(done, "data.source", "line 1", "'other.png'")
+    assert_refused(done, "data.source", "line 1", "'train-other.png'")
     (data / "tasks.jsonl").write_text('{"task_id": 1,\n')
     done = medvista(["train", small_config, "--out", tmp_path / "run", f"data.source={data}"])
     assert_refused(done, "data.source", "line 1")
