@@ -15,7 +15,8 @@ from medvista_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from medvista_ray.config.schema import EnvConfig
-    from medvista_ray.envs.check_env import CheckResult, Subject
+    from medvista_ray.envs.check_env import CheckResult
+    from medvista_ray.envs.check_play import Subject
     from medvista_ray.rollout.env_factory import EnvFactory
     from medvista_ray.types.protocols import TaskSource
 
@@ -66,7 +67,7 @@ def _print_result(result: CheckResult) -> None:
 def _make_subject(
     target: str, config_file: Path | None, overrides: Sequence[str], episodes: int
 ) -> tuple[Subject, EnvFactory]:
-    from medvista_ray.envs.check_env import Subject
+    from medvista_ray.envs.check_play import Subject
     from medvista_ray.rollout.env_factory import load_env_class, make_env_factory
 
     target = _resolve(target)
@@ -80,11 +81,10 @@ def _make_subject(
         changed = replace(config, tools=tuple(tools), tool_timeout_s=tool_timeout_s or config.tool_timeout_s)
         return _close_both(make_env_factory(changed, cache_bytes=_CACHE_BYTES))
 
-    schemas = {tool.name: tool.parameters for tool in factory.tools.descriptions}
     subject = Subject(
         make=make,
         tasks=tasks,
-        tool_schemas=schemas,
+        descriptions=factory.tools.descriptions,
         tools=config.tools,
         step_timeout_s=config.episode_timeout_s,
         num_episodes=episodes,

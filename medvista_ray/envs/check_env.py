@@ -10,52 +10,35 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import logging
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol
+from types import FrameType, MappingProxyType
 
 import gymnasium
 import numpy as np
-from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env as check_with_gymnasium
 
 from medvista_ray.envs.canary import find_leaks, make_canary_reference, needles_of
-from medvista_ray.envs.check_tools import HANG_SPEC, example_arguments
-from medvista_ray.envs.checker import ANSWER, BAD_CALL, CALL_OF_NOTHING, check_episodes
+from medvista_ray.envs.check_play import Subject, captured, made, play, reset_to, scripts_of, write_call
+from medvista_ray.envs.check_tools import HANG_SPEC
+from medvista_ray.envs.checker import ANSWER, check_episodes
 from medvista_ray.types.messages import Reference
-from medvista_ray.types.protocols import TaskRecord, TaskSource
+from medvista_ray.types.protocols import TaskRecord
+from medvista_ray.types.tool_calls import ToolFailure
 
 HANG_TIMEOUT_S = 1.0
-_START_S = 30.0  # a worker's start-up does not count towards a deadline
+HANG_MARGIN_S = 3.0  # killing a worker and answering takes a moment on a busy machine
+CHECK_TIMEOUT_S = 300.0
 _NUM_RECORDS = 3
+_NUM_TASKS = 64
 _MAX_GROWTH = 1.02
-_REWARD_KEYS = {"reward_breakdown", "is_valid_answer", "episode"}
-
-
-class MakeEnv(Protocol):
-    """Makes the env under test, as a rollout does."""
-
-    def __call__(self, *, tools: Sequence[str] | None = None, tool_timeout_s: float | None = None) -> Any:
-        """Make an env with these tools, None = those of the config."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Subject:
-    """The env under test."""
-
-    make: MakeEnv
-    tasks: TaskSource  # what rollouts would give it
-    tool_schemas: Mapping[str, Mapping[str, Any]]  # of the tools that are offered, by name
-    tools: tuple[str, ...]  # their specs
-    step_timeout_s: float
-    num_episodes: int = 300  # of the memory check
+_FAILURE_HINT = "try it with `medvista tools try`, or give the tool an `example`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +56,32 @@ class CheckResult:
 
 
 def check_env(subject: Subject) -> Iterator[CheckResult]:
-    """Run every check, in order; an exception of the env is a problem of the check it came up in."""
+    """Run every check, in order; an exception of the env is a problem of the check it came up in.
+
+    An env that cannot be made ends it: nothing else could be said of it.
+    """
     for name, check in CHECKS.items():
         started = time.perf_counter()
         try:
-            problems = check(subject)
+            with _time_limit(CHECK_TIMEOUT_S):
+                problems = check(subject)
         except Exception as error:  # noqa: BLE001  -- somebody else's env may raise anything
             problems = [_describe(error)]
         yield CheckResult(name=name, problems=tuple(problems), wall_s=time.perf_counter() - started)
+        if problems and name == "made":
+            return
+
+
+def _check_made(subject: Subject) -> list[str]:
+    """Make an env as rollouts do, with `config`, `tools` and `renderer`."""
+    with made(subject) as env:
+        missing = [name for name in ("observe", "blobs") if not hasattr(env.unwrapped, name)]
+    return [f"the env has no {name!r}, which rollouts use" for name in missing]
 
 
 def _check_gymnasium(subject: Subject) -> list[str]:
     """Return what Gymnasium's own checker says; it checks an env without wrappers."""
-    with _made(subject) as env, warnings.catch_warnings(record=True) as caught:
+    with made(subject) as env, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_with_gymnasium(env.unwrapped, skip_render_check=True)
     ours = ("not within the observation space", "is not deterministic", "deprecat")
@@ -96,11 +92,27 @@ def _check_scripted_episodes(subject: Subject) -> list[str]:
     return check_episodes(subject.make)
 
 
+def _check_tasks(subject: Subject) -> list[str]:
+    """Look for tasks that nobody could get right, or that say their answer."""
+    problems: list[str] = []
+    for index in range(min(_NUM_TASKS, len(subject.tasks))):
+        task, reference = subject.tasks[index].task, subject.tasks[index].reference
+        if reference.task_id != task.task_id:
+            problems.append(f"task {task.task_id}: its reference belongs to {reference.task_id!r}")
+        ids = [choice.choice_id for choice in task.choices]
+        if ids and reference.answer not in ids:
+            problems.append(f"task {task.task_id}: the answer of its reference is none of the choices {ids}")
+        is_open = task.answers_with in ("text", "number")
+        if is_open and len(reference.answer) > 2 and reference.answer.casefold() in task.question.casefold():
+            problems.append(f"task {task.task_id}: the question contains its answer")
+    return problems
+
+
 def _check_given_tasks(subject: Subject) -> list[str]:
     """Play tasks that are handed over in `reset(options=…)`, as rollouts do; the same twice."""
     problems: list[str] = []
     for record in _records(subject):
-        first, second = (_play(subject, record, record.reference) for _ in range(2))
+        first, second = (play(subject, record, record.reference) for _ in range(2))
         if first.seen != second.seen or first.rewards != second.rewards:
             problems.append(f"task {record.task.task_id}: the same task and actions gave two different episodes")
         if first.slowest_s > subject.step_timeout_s:
@@ -108,28 +120,39 @@ def _check_given_tasks(subject: Subject) -> list[str]:
     return problems
 
 
+def _check_tools(subject: Subject) -> list[str]:
+    """Call each tool with arguments that fit its schema: it may refuse them, and may not fail."""
+    broken = (ToolFailure.FAILED, ToolFailure.NOT_INSTALLED, ToolFailure.TIMED_OUT)
+    ends = [end for record in _records(subject) for end in play(subject, record, record.reference).outcomes]
+    failed = {name: failure for name, failure in ends if failure in broken}
+    return [f"tool {name!r} ends in {failure.value}: {_FAILURE_HINT}" for name, failure in failed.items() if failure]
+
+
 def _check_no_label(subject: Subject) -> list[str]:
     problems: list[str] = []
     for record in _records(subject):
         name, planted = record.task.task_id, _plant(record)
-        real, other = _play(subject, record, record.reference), _play(subject, record, planted)
+        real, other = play(subject, record, record.reference), play(subject, record, planted)
         secret = replace(planted, answer="") if record.task.choices else planted  # the choices are no secret
-        for needle in find_leaks(other.pieces, needles_of(secret)):
+        for needle in find_leaks(list(other.pieces), needles_of(secret)):
             problems.append(f"task {name}: the reference came out: {needle[:40]!r}")
         if real.seen != other.seen:
             problems.append(f"task {name}: what the policy sees depends on the reference")
+        if set(real.reward_parts) != set(other.reward_parts):
+            problems.append(f"task {name}: the names in reward_breakdown depend on the reference")
     return problems
 
 
 def _check_deadline(subject: Subject) -> list[str]:
-    """Call a tool that hangs; an env that runs no tools of ours has nothing to show here."""
-    before = _children()
-    with _made(subject, tools=(*subject.tools, HANG_SPEC), tool_timeout_s=HANG_TIMEOUT_S) as env:
-        _reset(env, next(iter(_records(subject))))
-        started = time.perf_counter()
-        observation, *_ = env.step(_write_call("hang", {}))
-        wall_s = time.perf_counter() - started
-    if wall_s > HANG_TIMEOUT_S + _START_S:
+    """Call a tool that hangs, twice; an env that runs no tools of ours has nothing to show here."""
+    before, tools = _children(), (*subject.tools, HANG_SPEC)
+    with made(subject, tools=tools, tool_timeout_s=HANG_TIMEOUT_S) as env, captured():
+        for _ in range(2):  # the first call waits for the workers to start, which counts towards no deadline
+            reset_to(env, next(iter(_records(subject))))
+            started = time.perf_counter()
+            observation, *_ = env.step(write_call("hang", {}))
+            wall_s = time.perf_counter() - started
+    if wall_s > HANG_TIMEOUT_S + HANG_MARGIN_S:
         return [f"a hung tool held step() for {wall_s:.1f} s, its deadline is {HANG_TIMEOUT_S:g} s"]
     if "no tool" not in observation["messages"] and "timed_out" not in observation["messages"]:
         return [f"the time-out of a hung tool is not in the observation: {observation['messages'][:120]}"]
@@ -141,24 +164,26 @@ def _check_close(subject: Subject) -> list[str]:
     fresh, running = subject.make(), subject.make()
     fresh.close()
     fresh.close()
-    _reset(running, next(iter(_records(subject))))
+    reset_to(running, next(iter(_records(subject))))
     running.close()
     running.close()
     return [f"process {pid} outlived close()" for pid in _children() - before]
 
 
 def _check_memory(subject: Subject) -> list[str]:
-    """Play many episodes; the resident memory after the first third is what counts."""
-    records, actions = _records(subject), (CALL_OF_NOTHING, ANSWER)
-    base = 0
-    with _made(subject) as env:
-        for number in range(subject.num_episodes):
-            if number == subject.num_episodes // 3:
+    """Play every script again and again; the resident memory after the first third is what counts."""
+    records = _records(subject)
+    base = count = 0
+    with made(subject) as env:
+        scripts = scripts_of(env, subject)
+        while count < subject.num_episodes:
+            if base == 0 and count >= subject.num_episodes // 3:
                 base = _resident_bytes()
-            _reset(env, records[number % len(records)])
-            for action in actions:
+            reset_to(env, records[count % len(records)])
+            for action in scripts[count // len(records) % len(scripts)]:
                 if any(env.step(action)[2:4]):
                     break
+            count += 1
         grown = _resident_bytes() / base if base else 1.0
     return [f"memory grew to {grown:.3f} of what it was, over {subject.num_episodes} episodes"] * (grown > _MAX_GROWTH)
 
@@ -184,9 +209,12 @@ def _check_vector(subject: Subject) -> list[str]:
 
 CHECKS: Mapping[str, Callable[[Subject], list[str]]] = MappingProxyType(
     {
+        "made": _check_made,
         "gymnasium": _check_gymnasium,
         "scripted episodes": _check_scripted_episodes,
+        "tasks": _check_tasks,
         "given tasks": _check_given_tasks,
+        "tools": _check_tools,
         "no label leaves": _check_no_label,
         "deadline": _check_deadline,
         "close": _check_close,
@@ -194,47 +222,6 @@ CHECKS: Mapping[str, Callable[[Subject], list[str]]] = MappingProxyType(
         "memory": _check_memory,
     }
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Played:
-    seen: tuple[bytes, ...]  # what a policy sees, in order
-    pieces: list[bytes]  # every byte that came out, reprs and log lines too
-    rewards: tuple[float, ...]
-    slowest_s: float
-
-
-def _play(subject: Subject, record: TaskRecord, reference: Reference) -> _Played:
-    """Play one episode over a given task: wrong calls, a call of every tool, an answer."""
-    calls = [_write_call(name, example_arguments(schema)) for name, schema in subject.tool_schemas.items()]
-    seen: list[bytes] = []
-    pieces: list[bytes] = []
-    rewards: list[float] = []
-    slowest_s = 0.0
-    with _made(subject) as env, _log_lines() as lines:
-        observation, info = _reset(env, replace(record, reference=reference))
-        _note(env, observation, info, seen=seen, pieces=pieces)
-        for action in (BAD_CALL, CALL_OF_NOTHING, *calls, ANSWER):
-            started = time.perf_counter()
-            observation, reward, is_terminated, is_truncated, info = env.step(action)
-            slowest_s = max(slowest_s, time.perf_counter() - started)
-            rewards.append(float(reward))
-            _note(env, observation, info, seen=seen, pieces=pieces)
-            if is_terminated or is_truncated:
-                break
-    pieces.extend(line.encode("utf-8", "surrogatepass") for line in lines)
-    return _Played(seen=tuple(seen), pieces=pieces, rewards=tuple(rewards), slowest_s=slowest_s)
-
-
-def _note(env: Any, observation: Any, info: Mapping[str, Any], *, seen: list[bytes], pieces: list[bytes]) -> None:
-    shown = {key: value for key, value in info.items() if key not in _REWARD_KEYS}
-    seen.append(observation["messages"].encode("utf-8", "surrogatepass"))
-    seen.extend(image.tobytes() for image in observation["images"])
-    seen.append(repr(sorted(shown.items())).encode("utf-8", "surrogatepass"))
-    with contextlib.suppress(ResetNeeded):
-        seen.append(repr(env.unwrapped.observe()).encode("utf-8", "surrogatepass"))
-    pieces.extend(seen)
-    pieces.extend(repr(thing).encode("utf-8", "surrogatepass") for thing in (info, env, vars(env.unwrapped)))
 
 
 def _plant(record: TaskRecord) -> Reference:
@@ -250,47 +237,23 @@ def _records(subject: Subject) -> list[TaskRecord]:
     return [subject.tasks[index] for index in range(min(_NUM_RECORDS, len(subject.tasks)))]
 
 
-def _reset(env: Any, record: TaskRecord) -> Any:
-    for data in record.blobs.values():
-        env.unwrapped.blobs.put(data)
-    options = {"task": record.task, "reference": record.reference, "trajectory_id": "check", "attempt": 0}
-    return env.reset(seed=0, options=options)
-
-
-def _write_call(name: str, arguments: Mapping[str, Any]) -> str:
-    call = json.dumps({"name": name, "arguments": arguments})
-    return f"<think>x</think><tool_call>{call}</tool_call>"
-
-
 @contextlib.contextmanager
-def _made(
-    subject: Subject, *, tools: Sequence[str] | None = None, tool_timeout_s: float | None = None
-) -> Iterator[Any]:
-    env = subject.make(tools=tools, tool_timeout_s=tool_timeout_s)
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in the main thread after a while, so that an env that never returns is named too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"no end within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield env
+        yield
     finally:
-        env.close()
-
-
-@contextlib.contextmanager
-def _log_lines() -> Iterator[list[str]]:
-    """Collect every line that is logged meanwhile."""
-    lines: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(self.format(record))
-
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers
-    root.handlers = [Collector()]
-    root.setLevel(logging.DEBUG)
-    try:
-        yield lines
-    finally:
-        root.handlers = handlers
-        root.setLevel(level)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _children() -> set[int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from medvista_ray.tools.base import Tool, ToolContext, ToolOutput
+from medvista_ray.tools.runner import ToolDescription
 
 HANG_SPEC = "medvista_ray.envs.check_tools:Hang"
 _STRIDE = 100  # between the numbers of one array, so that four of them are a box that is not empty
@@ -23,6 +24,12 @@ class Hang(Tool):
         """Wait for ever; only a kill ends it."""
         while True:
             time.sleep(3600)
+
+
+def example_call(tool: ToolDescription) -> Mapping[str, Any]:
+    """Return the arguments that a tool gives as its example, else some that fit its schema."""
+    arguments: Mapping[str, Any] = example_arguments(tool.parameters) if tool.example is None else tool.example
+    return arguments
 
 
 def example_arguments(schema: Mapping[str, Any]) -> Any:

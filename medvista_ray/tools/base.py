@@ -190,6 +190,7 @@ class Tool(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     parameters: ClassVar[Mapping[str, Any]]  # JSON schema of the arguments
+    example: ClassVar[Mapping[str, Any] | None] = None  # arguments that suit most images, for `check-env`
     cost: ClassVar[ToolCost] = ToolCost.POOLED
     deadline_s: ClassVar[float | None] = None  # a shorter deadline than env.tool_timeout_s
 

@@ -20,6 +20,7 @@ class GetSlice(Tool):
         "coronal from posterior, sagittal from the patient's left. Give index or position."
     )
     cost = ToolCost.INLINE
+    example: ClassVar[Mapping[str, Any] | None] = {"plane": "coronal", "position": 500}
     parameters: ClassVar[Mapping[str, Any]] = {
         "type": "object",
         "properties": {

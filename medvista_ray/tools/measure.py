@@ -9,6 +9,7 @@ import numpy as np
 
 from medvista_ray.errors import ToolArgumentError
 from medvista_ray.images.geometry import Box
+from medvista_ray.images.windowing import is_on_display_scale
 from medvista_ray.tools import regions
 from medvista_ray.tools.base import IMAGE_INDEX, ImageRecord, IndexedImage, Tool, ToolContext, ToolCost, ToolOutput
 from medvista_ray.tools.coordinates import BOX, POINT, UNIT, read_box, read_point
@@ -29,14 +30,22 @@ class Measure(Tool):
     name = "measure"
     description = (
         "Measure in millimetres: length through points (default); area of a polygon of points, of bbox or of a mask; "
-        "angle at the second of three points; shape of a mask. Or intensity: mean, std, min, max of the stored values "
-        "(HU for CT) in bbox or in a mask."
+        "angle at the second of three points; shape of a mask. Or intensity: mean, std, min, max in bbox or in a mask, "
+        "of HU for CT; the answer says the unit."
     )
     cost = ToolCost.INLINE
+    example: ClassVar[Mapping[str, Any] | None] = {"kind": "intensity", "bbox": [100, 100, 600, 600]}
     parameters: ClassVar[Mapping[str, Any]] = {
         "type": "object",
         "properties": {
-            "kind": {"type": "string", "enum": list(KINDS)},
+            "kind": {
+                "type": "string",
+                "enum": list(KINDS),
+                "description": (
+                    "intensity is in HU for CT, in grey levels 0 to 255 for 8 bits, else on the display scale: "
+                    "-160 is percentile 1 of the whole image, 240 is percentile 99.5."
+                ),
+            },
             "points": {
                 "type": "array",
                 "items": dict(POINT),
@@ -104,15 +113,20 @@ def _measure_points(kind: str, arguments: Mapping[str, Any], record: ImageRecord
 
 
 def _measure_intensity(region: np.ndarray, image: IndexedImage) -> str:
-    stats = regions.compute_statistics(image.source_values(), region)
+    values = image.source_values()
+    stats = regions.compute_statistics(values, region)
     numbers = f"mean {stats.mean:.1f}, std {stats.std:.1f}, min {stats.low:.6g}, max {stats.high:.6g}"
-    return f"{numbers}, n {stats.num_pixels} ({_value_unit(image.record)})"
+    return f"{numbers}, n {stats.num_pixels} ({_value_unit(image.record, values)})"
 
 
-def _value_unit(record: ImageRecord) -> str:
+def _value_unit(record: ImageRecord, values: np.ndarray) -> str:
+    """Name the unit of source values; an array that was given as one, without a header, may be on any scale."""
     if record.source.mime != NPY_MIME:
         return "grey levels 0 to 255"
-    return "HU" if record.source.modality == "CT" else "stored values"
+    if record.source.modality == "CT":
+        return "HU"
+    is_rescaled = bool(record.header) or record.place is not None or is_on_display_scale(values)
+    return "display scale" if is_rescaled else "stored values"
 
 
 def _read_region(arguments: Mapping[str, Any], image: IndexedImage) -> np.ndarray:

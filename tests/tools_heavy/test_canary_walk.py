@@ -18,9 +18,10 @@ from medvista_ray.data.embedded import FAMILIES
 from medvista_ray.data.packages import prepare_embedded
 from medvista_ray.data.prepare import PrepareSettings, prepare
 from medvista_ray.data.sources import make_task_source
-from medvista_ray.envs.check_env import CHECKS, Subject
+from medvista_ray.envs.check_env import CHECKS
+from medvista_ray.envs.check_play import Subject, play
 from medvista_ray.envs.grounding import GroundingEnv
-from medvista_ray.envs.interactive_segmentation import ACTIONS, InteractiveSegmentationEnv
+from medvista_ray.envs.interactive_segmentation import InteractiveSegmentationEnv
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.registry import BUILTIN_TOOLS
@@ -41,19 +42,32 @@ def tools() -> Any:
     runner.close()
 
 
-def walk(kind: str, tasks: TaskSource, tools: ToolRunner) -> list[str]:
-    """Return the leaks of an env over the first tasks of a source, with a call of every tool and action."""
+def make_subject(kind: str, tasks: TaskSource, tools: ToolRunner) -> Subject:
     config = EnvConfig(tools=TOOLS, max_turns=30, view_size_px=84)
     renderer = ViewRenderer(MemoryBlobCache(), view_size_px=config.view_size_px)
-    actions = ACTIONS if kind == "segmentation" else ()
-    subject = Subject(
+    return Subject(
         make=lambda **_: ENVS[kind](config=config, tools=tools, renderer=renderer),
         tasks=tasks,
-        tool_schemas={each.name: each.parameters for each in (*tools.descriptions, *actions)},
+        descriptions=tools.descriptions,
         tools=TOOLS,
         step_timeout_s=60.0,
     )
-    return CHECKS["no label leaves"](subject)
+
+
+def walk(kind: str, tasks: TaskSource, tools: ToolRunner) -> list[str]:
+    """Return the leaks of an env over the first tasks of a source, with a call of every tool and action."""
+    return CHECKS["no label leaves"](make_subject(kind, tasks, tools))
+
+
+def test_every_tool_and_action_gives_a_result_somewhere(tools: ToolRunner) -> None:
+    """A walk over calls that are all refused would prove nothing."""
+    prepare_embedded()
+    worked: set[str] = set()
+    for family in ("slice", "header", "ocr", "insert_mask", "insert_box"):
+        tasks = make_task_source("embedded", "train", families=(family,), weights=(), num_tasks=0, seed=0)
+        played = play(make_subject(FAMILIES[family].group, tasks, tools), tasks[0], tasks[0].reference)
+        worked |= {name for name, failure in played.outcomes if failure is None}
+    assert worked >= {*BUILTIN_TOOLS, "add_bbox", "add_point", "stop_action"}
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -1,7 +1,11 @@
 """Our stricter check: what holds for our envs, and that each kind of fault is found by the check that is meant to."""
 
 import itertools
+import logging
+import os
 import time
+import warnings
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -10,9 +14,11 @@ import pytest
 import medvista_ray.envs  # noqa: F401  -- registers the envs
 from medvista_ray.config.schema import EnvConfig
 from medvista_ray.data.sources import make_task_source
-from medvista_ray.envs.check_env import CHECKS, Subject, check_env
+from medvista_ray.envs.check_env import CHECKS, check_env
+from medvista_ray.envs.check_play import Subject, play
 from medvista_ray.envs.check_tools import example_arguments
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
+from medvista_ray.tools.base import Tool
 from medvista_ray.tools.registry import load_tools
 
 TASKS = make_task_source("pocket", "train", families=(), weights=(), num_tasks=8, seed=0)
@@ -25,10 +31,7 @@ def make_subject(kind, *, num_episodes=60):
         config = EnvConfig(view_size_px=84, tools=tuple(tools or TOOLS), tool_timeout_s=tool_timeout_s or 10.0)
         return kind(config=config)
 
-    schemas = {name: tool.parameters for name, tool in load_tools(TOOLS).items()}
-    return Subject(
-        make=make, tasks=TASKS, tool_schemas=schemas, tools=TOOLS, step_timeout_s=10.0, num_episodes=num_episodes
-    )
+    return Subject(make=make, tasks=TASKS, descriptions=(), tools=TOOLS, step_timeout_s=10.0, num_episodes=num_episodes)
 
 
 class InObservation(MedicalVQAEnv):
@@ -49,10 +52,35 @@ class InPixels(MedicalVQAEnv):
 
 class InLog(MedicalVQAEnv):
     def step(self, action):
-        import logging
-
         logging.getLogger("own").debug("expected %s", self._episode.reference.boxes.tolist())
         return super().step(action)
+
+
+class ToStdout(MedicalVQAEnv):
+    def step(self, action):
+        os.write(1, repr(self._episode.reference.boxes.tolist()).encode())
+        return super().step(action)
+
+
+class ToWarning(MedicalVQAEnv):
+    def step(self, action):
+        warnings.warn(f"expected {self._episode.reference.boxes.tolist()}", stacklevel=1)
+        return super().step(action)
+
+
+class ToQuietLogger(MedicalVQAEnv):
+    def step(self, action):
+        logger = logging.getLogger("quiet")
+        logger.propagate = False
+        logger.info("expected %s", self._episode.reference.boxes.tolist())
+        return super().step(action)
+
+
+class InRewardName(MedicalVQAEnv):
+    def step(self, action):
+        *rest, info = super().step(action)
+        parts = {f"{name}/{self._episode.reference.answer}": part for name, part in info["reward_breakdown"].items()}
+        return (*rest, {**info, "reward_breakdown": parts})
 
 
 class Random(MedicalVQAEnv):
@@ -94,7 +122,7 @@ class RunsToolsItself(MedicalVQAEnv):
 
     def step(self, action):
         if '"hang"' in action:
-            time.sleep(2.5)
+            time.sleep(4.5)
         return super().step(action)
 
 
@@ -121,6 +149,10 @@ def test_our_env_holds():
         (InObservation, "no label leaves", "the reference came out"),
         (InPixels, "no label leaves", "depends on the reference"),
         (InLog, "no label leaves", "the reference came out"),
+        (ToStdout, "no label leaves", "the reference came out"),
+        (ToWarning, "no label leaves", "the reference came out"),
+        (ToQuietLogger, "no label leaves", "the reference came out"),
+        (InRewardName, "no label leaves", "names in reward_breakdown"),
         (Random, "given tasks", "two different episodes"),
         (Grows, "memory", "memory grew"),
         (EarlyReward, "scripted episodes", "a reward before the end"),
@@ -147,9 +179,55 @@ def test_a_process_that_stays_is_found():
             process.wait()
 
 
-def test_a_hang_past_the_deadline_is_found(monkeypatch):
-    monkeypatch.setattr("medvista_ray.envs.check_env._START_S", 1.0)
+def test_a_hang_past_the_deadline_is_found():
     assert any("held step()" in problem for problem in problems_of(RunsToolsItself, "deadline")["deadline"])
+
+
+class Fails(Tool):
+    name = "fails"
+    description = "Always fails."
+    parameters = {"type": "object"}  # noqa: RUF012
+
+    def run(self, arguments, context):
+        raise RuntimeError("broken")
+
+
+def test_a_tool_that_always_fails_is_named():
+    def make(*, tools=None, tool_timeout_s=None):
+        return MedicalVQAEnv(tools=("zoom", f"{__name__}:Fails"), tasks=TASKS, config={"view_size_px": 84})
+
+    subject = Subject(make=make, tasks=TASKS, descriptions=(), tools=("zoom",), step_timeout_s=10.0)
+    assert CHECKS["tools"](subject) == [
+        "tool 'fails' ends in tool_failed: try it with `medvista tools try`, or give the tool an `example`"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda task, reference: (task, replace(reference, task_id="another")), "belongs to 'another'"),
+        (lambda task, reference: (task, replace(reference, answer="none of them")), "none of the choices"),
+        (
+            lambda task, reference: (
+                replace(task, choices=(), question="Is it pneumonia?"),
+                replace(reference, answer="Pneumonia"),
+            ),
+            "contains its answer",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_right_is_named(change, text):
+    record = TASKS[0]
+    task, reference = change(record.task, record.reference)
+    subject = replace(make_subject(MedicalVQAEnv), tasks=[replace(record, task=task, reference=reference)])
+    (problem,) = CHECKS["tasks"](subject)
+    assert text in problem
+
+
+def test_each_tool_is_called_in_an_episode_of_its_own():
+    subject = make_subject(MedicalVQAEnv)
+    played = play(subject, TASKS[0], TASKS[0].reference)
+    assert [name for name, failure in played.outcomes if failure is None] == list(TOOLS)
 
 
 def test_example_arguments_fit_every_schema():
