@@ -4,7 +4,9 @@ The actor holds a `ToolService`, which keeps the weights in a process of its own
 started again there, and the actor itself only waits. It has no state that a new one could not make (weights come from
 disk, images from the callers), so unlike shards and engines it is Ray that restarts it, wherever there is room.
 
-Calls travel as msgpack bytes, with the image that they name; the actor asks for others by digest (`Need`).
+Calls travel as msgpack bytes, with the image that they name; the actor asks for others by digest (`Wanted`). A call
+that has no time left ends here and kills nobody: all shards share the actor. It is killed when it has been silent for
+longer than any call may take.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import msgspec
@@ -26,7 +31,7 @@ from medvista_ray.cluster.faults import describe
 from medvista_ray.errors import BlobMissingError, MedVistaError
 from medvista_ray.images.store import MemoryBlobCache
 from medvista_ray.tools.execution import Execution, Request, failed
-from medvista_ray.tools.frames import Call, Done, Need, make_call, make_done, read_done, to_plain
+from medvista_ray.tools.frames import Call, Done, make_call, make_done, read_done, to_plain
 from medvista_ray.tools.pool import MAX_ATTEMPTS
 from medvista_ray.tools.service import ServiceHealth, ToolService
 from medvista_ray.tools.service_queue import ServiceMetrics
@@ -35,13 +40,24 @@ from medvista_ray.types.tool_calls import ToolFailure
 _CACHE_BYTES = 128 * 2**20  # of images, in one actor
 _MAX_CALLS = 64  # at once from one shard; further ones wait
 _START_S = 120.0  # until an actor that Ray restarts answers again
-_GRACE_S = 0.5  # for the answer to arrive, past the deadline that the actor keeps
+_SILENT_S = 5.0  # beyond the longest time of a call, until an actor that answers nothing counts as frozen
 _LOOK_S = 0.2
+_PULSE_S = 1.0  # between two questions whether the actor lives
+_REMEMBERED = 4096  # digests that the actor may still have
 _DIED = "the service of the tool died"
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder(enc_hook=to_plain).encode
 _decode_call = msgspec.msgpack.Decoder(Call).decode
-_decode_answer = msgspec.msgpack.Decoder(Done | Need).decode
+
+
+class Wanted(msgspec.Struct, tag=True, frozen=True):
+    """The call needs an image that has not come with it."""
+
+    digest: str
+    left_s: float  # of the tool's deadline; loading the weights has not counted
+
+
+_decode_answer = msgspec.msgpack.Decoder(Done | Wanted).decode
 
 
 class ToolServiceActor:
@@ -56,10 +72,13 @@ class ToolServiceActor:
         """Say where this runs."""
         return home_of(self)
 
-    async def call(self, payload: bytes, *, timeout_s: float, blobs: Mapping[str, bytes]) -> bytes:
+    async def call(
+        self, payload: bytes, *, timeout_s: float, budget_s: float = math.inf, blobs: Mapping[str, bytes]
+    ) -> bytes:
         """Run a call; its end, or the digest of an image that has to come with it."""
-        for data in blobs.values():
-            self._blobs.put(data)
+        expires_s = time.monotonic() + budget_s
+        if blobs:  # in a thread: hashing a volume takes long, and others ask whether this lives
+            await asyncio.to_thread(self._keep, list(blobs.values()))
         call = _decode_call(payload)
         missing: list[str] = []
 
@@ -72,16 +91,21 @@ class ToolServiceActor:
 
         request = Request(
             tool=call.tool,
-            arguments=json.loads(call.arguments),
+            arguments=call.arguments,
             records=call.records,
             load=load,
             key=call.key,
             timeout_s=timeout_s,
+            expires_s=expires_s,
         )
-        execution = await self._service.call(request)
+        execution, left_s = await self._service.call_timed(request)
         if missing and execution.failure is ToolFailure.FAILED:
-            return _encode(Need(missing[0]))
+            return _encode(Wanted(missing[0], left_s))
         return _encode(make_done(execution))
+
+    def _keep(self, blobs: Iterable[bytes]) -> None:
+        for data in blobs:
+            self._blobs.put(data)
 
     async def health(self) -> ServiceHealth:
         """Return how the service is."""
@@ -102,27 +126,32 @@ class RemoteToolService:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._is_up = False
-        self._sent: set[str] = set()  # digests that the actor got from here, if it has not dropped them
+        self._lock = threading.Lock()  # of what follows
+        self._sent: OrderedDict[str, None] = OrderedDict()  # digests that the actor got from here, the latest last
+        self._asked_s: float | None = None  # the first question since the last answer; None = nothing is open
         self._threads = ThreadPoolExecutor(max_workers=_MAX_CALLS, thread_name_prefix="tool-service")
 
     async def call(self, request: Request) -> Execution:
         """Run a call without holding the event loop; every way it can end is in the result."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.call_sync, request)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self.call_sync, request)
+        left_s = None if request.expires_s == math.inf else max(0.0, request.expires_s - time.monotonic())
+        try:
+            return await asyncio.wait_for(running, left_s)
+        except TimeoutError:  # it waits for a thread still; a call that runs ends by itself at the same time
+            return _timed_out()
 
     def call_sync(self, request: Request) -> Execution:
         """Run a call; every way it can end is in the result."""
         left_s = request.timeout_s
         for attempt in range(MAX_ATTEMPTS):
-            if not self._wait_until_up():
-                return failed(ToolFailure.FAILED, "the service of the tool did not start")
+            if not self._wait_until_up(request):
+                return _timed_out() if request.is_expired else failed(ToolFailure.FAILED, _not_started(request))
             started_s = time.monotonic()
             try:
                 return self._converse(request, attempt=attempt, timeout_s=left_s)
-            except TimeoutError:
-                _log.warning("the service of %s does not answer: it is killed, and Ray starts another", request.tool)
-                self._lose()
-                ray.kill(self._actor, no_restart=False)
-                return failed(ToolFailure.TIMED_OUT, "no result in time")
+            except TimeoutError:  # no time is left to the episode, or the actor was frozen and is killed
+                if request.is_expired:
+                    return _timed_out()
             except RayTaskError as error:  # a fault of ours, over there
                 return failed(ToolFailure.FAILED, f"{type(error.cause).__name__}: {error.cause}")
             except RayError as error:
@@ -130,7 +159,7 @@ class RemoteToolService:
                 self._lose()
             left_s -= time.monotonic() - started_s
             if left_s <= 0:
-                return failed(ToolFailure.TIMED_OUT, "no result in time")
+                return _timed_out()
         return failed(ToolFailure.FAILED, _DIED)
 
     def close(self) -> None:
@@ -139,49 +168,73 @@ class RemoteToolService:
 
     def _converse(self, request: Request, *, attempt: int, timeout_s: float) -> Execution:
         """Send a call, then the images that the actor asks for."""
-        payload, deadline_s = _encode(make_call(request, attempt=attempt)), time.monotonic() + timeout_s
+        payload, left_s = _encode(make_call(request, attempt=attempt)), timeout_s
         first = _named_digest(request)
         blobs = {} if first is None or first in self._sent else {first: request.load(first)}
         asked: set[str] = set()
         while True:
-            left_s = max(0.0, deadline_s - time.monotonic())
-            answer = _decode_answer(
-                self._ask(self._actor.call.remote(payload, timeout_s=left_s, blobs=blobs), timeout_s=left_s)
-            )
-            self._sent.update(blobs)
+            budget_s = request.expires_s - time.monotonic()
+            call = self._actor.call.remote(payload, timeout_s=left_s, budget_s=budget_s, blobs=blobs)
+            answer = _decode_answer(self._ask(call, request))
+            self._remember(blobs)
             if isinstance(answer, Done):
                 return read_done(answer)
             if answer.digest in asked:
                 return failed(ToolFailure.FAILED, f"image {answer.digest[:12]} does not fit into the service")
             asked.add(answer.digest)
+            left_s = answer.left_s
             try:
                 blobs = {**blobs, answer.digest: request.load(answer.digest)}
             except (KeyError, OSError, MedVistaError):
                 return failed(ToolFailure.FAILED, f"image {answer.digest[:12]} is not there")
 
-    def _ask(self, call: Any, *, timeout_s: float) -> bytes:
-        """Wait for an answer for as long as the actor lives; `TimeoutError` when it has frozen.
+    def _ask(self, call: Any, request: Request) -> bytes:
+        """Wait for an answer while the actor lives; `TimeoutError` when the episode ends first, or it was frozen.
 
-        The actor keeps the deadline itself, and knows when its clock stands still.
+        The actor keeps the deadline of the tool itself, and knows when that clock stands still.
         """
-        answer: Future[Any] = call.future()
+        answer, pulse = self._watch(call), None
         while True:
-            wait([answer], timeout=timeout_s / 2)
+            left_s = request.expires_s - time.monotonic()
+            wait([answer], timeout=max(0.0, min(_PULSE_S, left_s)))
             if answer.done():
                 return bytes(answer.result())
-            life: Future[Any] = self._actor.health.remote().future()
-            wait([answer, life], timeout=timeout_s / 2 + _GRACE_S, return_when=FIRST_COMPLETED)
-            if answer.done():
-                return bytes(answer.result())
-            if not life.done():
-                raise TimeoutError("the actor does not answer")
-            life.result()
-            timeout_s = max(timeout_s, _GRACE_S)
+            if left_s <= 0:
+                raise TimeoutError("no time is left")
+            if pulse is not None and pulse.done():
+                pulse.result()
+                pulse = None
+            pulse = pulse or self._watch(self._actor.health.remote())
+            self._kill_if_frozen(request)
 
-    def _wait_until_up(self) -> bool:
+    def _watch(self, call: Any) -> Future[Any]:
+        """Note when the first of the open questions was asked; any answer shows that the actor lives."""
+        with self._lock:
+            if self._asked_s is None:
+                self._asked_s = time.monotonic()
+        answer: Future[Any] = call.future()
+        answer.add_done_callback(lambda _: self._hear())
+        return answer
+
+    def _hear(self) -> None:
+        with self._lock:
+            self._asked_s = None
+
+    def _kill_if_frozen(self, request: Request) -> None:
+        with self._lock:
+            if self._asked_s is None or time.monotonic() < self._asked_s + request.timeout_s + _SILENT_S:
+                return
+            self._asked_s = None  # killed once, however many calls wait
+            self._is_up = False
+            self._sent.clear()
+        _log.warning("the service of %s does not answer: it is killed, and Ray starts another", request.tool)
+        ray.kill(self._actor, no_restart=False)
+        raise TimeoutError("the actor does not answer")
+
+    def _wait_until_up(self, request: Request) -> bool:
         if self._is_up:
             return True
-        deadline_s = time.monotonic() + _START_S
+        deadline_s = min(time.monotonic() + _START_S, request.expires_s)
         while (left_s := deadline_s - time.monotonic()) > 0:
             up: Future[ActorHome] = self._actor.start.remote().future()
             try:
@@ -196,12 +249,30 @@ class RemoteToolService:
             return True
         return False
 
+    def _remember(self, digests: Iterable[str]) -> None:
+        with self._lock:
+            for digest in digests:
+                self._sent[digest] = None
+                self._sent.move_to_end(digest)
+            while len(self._sent) > _REMEMBERED:
+                self._sent.popitem(last=False)
+
     def _lose(self) -> None:
-        self._is_up = False
-        self._sent.clear()
+        with self._lock:
+            self._is_up = False
+            self._asked_s = None
+            self._sent.clear()
+
+
+def _timed_out() -> Execution:
+    return failed(ToolFailure.TIMED_OUT, "no result in time")
+
+
+def _not_started(request: Request) -> str:
+    return f"the service of {request.tool} did not start"
 
 
 def _named_digest(request: Request) -> str | None:
     """Guess which image a call opens first: the one it names."""
-    index, records = request.arguments.get("image", 0), request.records
+    index, records = json.loads(request.arguments).get("image", 0), request.records
     return records[index].ref.digest if isinstance(index, int) and 0 <= index < len(records) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,11 +29,17 @@ class Request:
     """A checked call on its way to the process that runs it."""
 
     tool: str
-    arguments: Mapping[str, Any]
+    arguments: str  # JSON text, which carries every value that a model can write
     records: tuple[ImageRecord, ...]  # the indexed images that it may open
     load: Callable[[str], bytes]  # digest -> the bytes of one of them
     key: CallKey
-    timeout_s: float
+    timeout_s: float  # for the tool itself: neither its start nor the wait for a free worker counts
+    expires_s: float = math.inf  # when the budget of the episode ends, whatever it waits for; of `time.monotonic`
+
+    @property
+    def is_expired(self) -> bool:
+        """Return whether the budget of the episode is spent."""
+        return time.monotonic() >= self.expires_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +87,9 @@ def _judge(tool: Tool, result: object) -> Execution:
 
 
 def _checked(tool: Tool, output: object) -> Execution:
-    if not isinstance(output, ToolOutput) or not isinstance(output.text, str):
+    if not (
+        isinstance(output, ToolOutput) and isinstance(output.text, str) and isinstance(output.images, tuple | list)
+    ):
         return failed(ToolFailure.FAILED, f"{tool.name} did not return a ToolOutput")
     return Execution(output=ToolOutput(text=clean_text(output.text, MAX_TEXT_CHARS), images=tuple(output.images)))
 

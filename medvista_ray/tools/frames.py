@@ -1,25 +1,28 @@
 """The frames between a pool or a service and its workers: msgpack behind a 4-byte length, on one socket pair.
 
 pool -> worker: Setup once, then Call, or Batch from a service; Blob or Missing answers a Need
-worker -> pool: Ready once, then Done for each Call and BatchDone for each Batch; Need before, for each image it opens
+worker -> pool: Making for each tool and Ready, once; then Done for each Call and BatchDone for each Batch, and a Need
+                before for each image it opens
 
 Never pickle.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import select
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from numbers import Integral
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
+from medvista_ray.errors import MedVistaError
 from medvista_ray.images.geometry import Transform
 from medvista_ray.tools.base import CallKey, ImageRecord, Picture, Slice, SlicePlace, ToolOutput
 from medvista_ray.tools.execution import Execution, Request, failed
@@ -28,12 +31,14 @@ from medvista_ray.types.tool_calls import ToolFailure
 
 MAX_FRAME_BYTES = 512 * 2**20
 _LENGTH = struct.Struct("<I")
+_log = logging.getLogger(__name__)
+_Frame = TypeVar("_Frame", bound=msgspec.Struct)
 
 
 class Setup(msgspec.Struct, tag=True, frozen=True):
     """The tools that a worker makes before it says that it is ready."""
 
-    targets: tuple[str, ...]
+    targets: Mapping[str, str]  # name in calls -> `pkg.module:Class`
 
 
 class Call(msgspec.Struct, tag=True, frozen=True):
@@ -59,6 +64,12 @@ class Batch(msgspec.Struct, tag=True, frozen=True):
     """Calls of one tool that run together."""
 
     calls: tuple[Call, ...]
+
+
+class Making(msgspec.Struct, tag=True, frozen=True):
+    """The worker begins to make a tool: the one to blame when nothing follows."""
+
+    tool: str
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -115,7 +126,30 @@ class BatchDone(msgspec.Struct, tag=True, frozen=True):
 def make_call(request: Request, *, attempt: int = 0) -> Call:
     """Turn a request into its frame; each retry carries the next attempt."""
     key = replace(request.key, attempt=request.key.attempt + attempt)
-    return Call(request.tool, json.dumps(dict(request.arguments)), request.records, key)
+    return Call(request.tool, request.arguments, request.records, key)
+
+
+def find_bytes(requests: Sequence[Request], digest: str) -> Blob | Missing:
+    """Answer a Need with the bytes of a digest, from a call that may open it."""
+    for request in requests:
+        if digest in digests_of(request.records):
+            try:
+                return Blob(request.load(digest))
+            except (KeyError, OSError, MedVistaError) as error:
+                _log.warning("image %s cannot be given to %s: %s", digest[:12], request.tool, error)
+    return Missing()
+
+
+def digests_of(records: Sequence[ImageRecord]) -> set[str]:
+    """Return every digest that a call with these records may open."""
+    digests: set[str] = set()
+    for record in records:
+        digests.update((record.ref.digest, record.source.digest))
+        if record.mask_digest is not None:
+            digests.add(record.mask_digest)
+        if record.place is not None:
+            digests.add(record.place.volume.digest)
+    return digests
 
 
 def make_done(execution: Execution) -> Done:
@@ -133,23 +167,46 @@ def read_done(done: Done) -> Execution:
     """Turn a frame back into an execution."""
     if done.failure is not None:
         return Execution(failure=done.failure, error=done.error)
-    return Execution(output=ToolOutput(text=done.text, images=tuple(_image_of(frame) for frame in done.images)))
+    try:
+        images = tuple(_image_of(frame) for frame in done.images)
+    except (TypeError, ValueError) as error:  # bytes that do not fit their shape or dtype
+        return failed(ToolFailure.FAILED, f"an image of the tool cannot be read: {error}")
+    return Execution(output=ToolOutput(text=done.text, images=images))
 
 
 def _frame_of(image: object) -> ViewFrame | PictureFrame | SliceFrame | None:
     if isinstance(image, View):
-        return ViewFrame(image)
-    if isinstance(image, Slice) and isinstance(image.values, np.ndarray) and image.values.ndim == 2:
-        values = np.ascontiguousarray(image.values)
-        return SliceFrame(values.dtype.str, values.shape, values.tobytes(), image.spacing_mm, image.place)
-    if not (isinstance(image, Picture) and isinstance(image.pixels, np.ndarray) and image.pixels.dtype == np.uint8):
+        return _checked(ViewFrame(image))
+    if isinstance(image, Slice):
+        return _slice_frame_of(image)
+    return _picture_frame_of(image) if isinstance(image, Picture) else None
+
+
+def _slice_frame_of(image: Slice) -> SliceFrame | None:
+    if not (isinstance(image.values, np.ndarray) and image.values.ndim == 2 and image.values.dtype.kind in "biuf"):
+        return None
+    values = np.ascontiguousarray(image.values)
+    frame = _checked(SliceFrame(values.dtype.str, values.shape, b"", image.spacing_mm, image.place))
+    return msgspec.structs.replace(frame, values=values.tobytes())
+
+
+def _picture_frame_of(image: Picture) -> PictureFrame | None:
+    if not (isinstance(image.pixels, np.ndarray) and image.pixels.dtype == np.uint8):
         return None
     pixels, mask = np.ascontiguousarray(image.pixels), image.mask
-    if mask is not None and not (mask.dtype == np.bool_ and mask.shape == pixels.shape[:2]):
+    if mask is not None and not (
+        isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == pixels.shape[:2]
+    ):
         return None
-    return PictureFrame(
-        pixels.shape, pixels.tobytes(), int(image.parent), image.to_parent, None if mask is None else mask.tobytes()
-    )
+    if not isinstance(image.parent, Integral):
+        return None
+    frame = _checked(PictureFrame(pixels.shape, b"", int(image.parent), image.to_parent, None))
+    return msgspec.structs.replace(frame, pixels=pixels.tobytes(), mask=None if mask is None else mask.tobytes())
+
+
+def _checked(frame: _Frame) -> _Frame:
+    """Return what the other side will read, before pixels are in it; `msgspec.MsgspecError` when it would refuse it."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(frame, enc_hook=to_plain), type=type(frame))
 
 
 def _image_of(frame: ViewFrame | PictureFrame | SliceFrame) -> View | Picture | Slice:
@@ -164,7 +221,7 @@ def _image_of(frame: ViewFrame | PictureFrame | SliceFrame) -> View | Picture | 
 
 
 FromPool = Setup | Call | Batch | Blob | Missing
-FromWorker = Ready | Need | Done | BatchDone
+FromWorker = Making | Ready | Need | Done | BatchDone
 
 
 class ChannelClosedError(ConnectionError):

@@ -6,6 +6,9 @@ and threads. Knows no messages and no rewards.
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,6 +33,7 @@ class ToolDescription:
     name: str
     description: str
     parameters: Mapping[str, Any]
+    example: Mapping[str, Any] | None = None  # arguments that make sense for most images; never told to a policy
 
 
 class ToolExecutor(Protocol):
@@ -84,7 +88,7 @@ class ToolRunner:
     def descriptions(self) -> tuple[ToolDescription, ...]:
         """Return what a policy is told of each tool."""
         return tuple(
-            ToolDescription(name=name, description=tool.description, parameters=tool.parameters)
+            ToolDescription(name=name, description=tool.description, parameters=tool.parameters, example=tool.example)
             for name, tool in self._tools.items()
         )
 
@@ -101,13 +105,18 @@ class ToolRunner:
         return make_failure(ToolFailure.BAD_SCHEMA, f"{place}: {message}" if place else message)
 
     def run(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey, budget_s: float | None = None) -> ToolOutcome:
-        """Run a call and index its images; waits for the pool. `budget_s` is what is left of the episode."""
+        """Run a call and index its images; waits for the pool. `budget_s` is what is left of the episode.
+
+        Nothing that the call waits for, be it a worker or the start of a tool, makes it last longer than the budget.
+        """
         if (failure := self.check(call)) is not None:
             return failure
         if call.name not in self._executors:
             return self._run_inline(call, shelf=shelf, key=key)
-        execution = self._executors[call.name].call_sync(self._request(call, shelf, key, budget_s))
-        return index_images(execution, shelf)
+        request = self._request(call, shelf, key, budget_s)
+        if isinstance(request, ToolOutcome):
+            return request
+        return index_images(self._executors[call.name].call_sync(request), shelf)
 
     async def run_async(
         self, call: ToolCall, *, shelf: ImageShelf, key: CallKey, budget_s: float | None = None
@@ -117,8 +126,10 @@ class ToolRunner:
             return failure
         if call.name not in self._executors:
             return self._run_inline(call, shelf=shelf, key=key)
-        execution = await self._executors[call.name].call(self._request(call, shelf, key, budget_s))
-        return index_images(execution, shelf)
+        request = self._request(call, shelf, key, budget_s)
+        if isinstance(request, ToolOutcome):
+            return request
+        return index_images(await self._executors[call.name].call(request), shelf)
 
     def close(self) -> None:
         """Stop the workers and services; may be called again."""
@@ -128,15 +139,23 @@ class ToolRunner:
     def _run_inline(self, call: ToolCall, *, shelf: ImageShelf, key: CallKey) -> ToolOutcome:
         return index_images(execute(self._tools[call.name], call.arguments, shelf.context(key)), shelf)
 
-    def _request(self, call: ToolCall, shelf: ImageShelf, key: CallKey, budget_s: float | None) -> Request:
-        bounds = (self._timeout_s, self._tools[call.name].deadline_s, budget_s)
+    def _request(
+        self, call: ToolCall, shelf: ImageShelf, key: CallKey, budget_s: float | None
+    ) -> Request | ToolOutcome:
+        """Encode a call for another process; an outcome when that cannot be done."""
+        try:
+            arguments = json.dumps(dict(call.arguments))
+        except (TypeError, ValueError, RecursionError) as error:  # made by a program: a model writes JSON
+            return make_failure(ToolFailure.BAD_ARGUMENT, f"the arguments are no JSON: {error}")
+        deadline_s = self._tools[call.name].deadline_s
         return Request(
             tool=call.name,
-            arguments=call.arguments,
+            arguments=arguments,
             records=shelf.records,
             load=shelf.load,
             key=key,
-            timeout_s=max(0.0, min(bound for bound in bounds if bound is not None)),
+            timeout_s=self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s),
+            expires_s=math.inf if budget_s is None else time.monotonic() + budget_s,
         )
 
 
@@ -165,7 +184,7 @@ def make_tool_runner(
     }
     executors: dict[str, ToolExecutor] = {}
     if pooled:
-        pool = ToolPool(list(pooled.values()), num_workers=num_workers)
+        pool = ToolPool(pooled, num_workers=num_workers)
         executors.update(dict.fromkeys(pooled, pool))
     executors.update(
         make_services(specs, timeout_s=timeout_s, num_threads=service_threads) if services is None else services

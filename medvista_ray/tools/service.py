@@ -4,25 +4,27 @@
                            ^ the process died, or one batch took as long as one call may: kill it, start another;
                              each call of that batch runs once more, alone, unless its deadline has passed
 
-A call that is past its deadline is answered at once, whether it waits or runs. That alone kills nobody: the budget of
-one episode must not end a process that others use. Owns the process, which starts with the first call; knows tools by
-their target only, nothing of episodes.
+A call that is past its deadline is answered at once, whether it waits or runs, and so is one whose episode has no time
+left, even while the process starts. That alone kills nobody: the budget of one episode must not end a process that
+others use. Owns the process, which starts with the first call; knows tools by their target only, nothing of episodes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
 
-from medvista_ray.errors import ConfigError, MedVistaError
-from medvista_ray.tools.base import ImageRecord, ServiceTool
+from medvista_ray.errors import ConfigError
+from medvista_ray.tools.base import ServiceTool
 from medvista_ray.tools.execution import Execution, Request, failed
 from medvista_ray.tools.frames import (
     Batch,
@@ -31,6 +33,7 @@ from medvista_ray.tools.frames import (
     ChannelClosedError,
     Missing,
     Need,
+    find_bytes,
     make_call,
     read_done,
 )
@@ -40,10 +43,10 @@ from medvista_ray.tools.service_queue import CallQueue, PendingCall, ServiceCoun
 from medvista_ray.types.tool_calls import ToolFailure
 
 START_TIMEOUT_S = 120.0  # until the weights are loaded
-_START_PAUSE_S = 5.0  # after a start that failed: calls fail at once, instead of waiting for one start each
+_START_PAUSE_S = 5.0  # at least, after a start that failed: calls fail at once, instead of waiting for one start each
+_MAX_START_PAUSE_S = 600.0
 _LOOK_S = 0.02  # between two looks at the deadlines while a batch runs
 _CLOSED = "the service of the tool is closed"
-_NOT_STARTED = "the service of the tool did not start"
 _DIED = "the service of the tool died"
 _log = logging.getLogger(__name__)
 
@@ -118,17 +121,24 @@ class ToolService:
         self._process: _ServiceProcess | None = None
         self._state = ServiceState.IDLE
         self._num_starts = 0
+        self._num_failed_starts = 0  # in a row
         self._no_start_before_s = 0.0
+        self._start_error = ""
 
     # --- calls
     async def call(self, request: Request) -> Execution:
         """Run a call without holding the event loop; every way it can end is in the result."""
+        return (await self.call_timed(request))[0]
+
+    async def call_timed(self, request: Request) -> tuple[Execution, float]:
+        """Run a call as `call` does; return also the seconds that were left to it, its start not counted."""
         pending = self._submit(request)
         try:
-            return await asyncio.wrap_future(pending.future)
+            execution = await asyncio.wrap_future(pending.future)
         except asyncio.CancelledError:
             pending.is_abandoned = True
             raise
+        return execution, pending.deadline_s - time.monotonic()
 
     def call_sync(self, request: Request) -> Execution:
         """Run a call; every way it can end is in the result."""
@@ -136,7 +146,8 @@ class ToolService:
 
     def _submit(self, request: Request) -> PendingCall:
         now_s = time.monotonic()
-        pending = PendingCall(request=request, submitted_s=now_s, deadline_s=now_s + request.timeout_s)
+        deadline_s = min(now_s + request.timeout_s, request.expires_s)
+        pending = PendingCall(request=request, submitted_s=now_s, deadline_s=deadline_s)
         pending.future.set_running_or_notify_cancel()  # from here on only the service ends it
         with self._lock:
             if self._thread is None and self._state is not ServiceState.CLOSED:
@@ -180,14 +191,18 @@ class ToolService:
         batch: list[PendingCall] = []
         try:
             while batch := self._queue.take(self._max_batch, wait_s=self._batch_wait_s):
-                self._serve_batch(batch)
+                try:
+                    self._serve_batch(batch)
+                except Exception:  # noqa: BLE001  -- one bad batch must not end the calls of others
+                    _log.exception("%s: a batch ended in an error of ours", self._name)
+                    self._drop(batch)
         finally:  # whatever ends this thread, nobody may wait for an answer that will not come
             self._fail([*batch, *self._queue.close()], _DIED)
 
     def _serve_batch(self, batch: Sequence[PendingCall]) -> None:
         process = self._start_if_needed(batch)
         if process is None:
-            self._fail(batch, _CLOSED if self._state is ServiceState.CLOSED else _NOT_STARTED)
+            self._fail(batch, _CLOSED if self._state is ServiceState.CLOSED else self._start_error)
             return
         self._answer_overdue(batch)
         waiting = [pending for pending in batch if not pending.is_over]
@@ -207,31 +222,47 @@ class ToolService:
                 return None
             self._state = ServiceState.STARTING
         try:
-            process = self._spawn()
+            process = self._spawn(batch)
         except (TimeoutError, OSError, msgspec.DecodeError) as error:
-            _log.warning("the service of %s did not start: %s", self._name, error)
+            self._start_error = f"the service of {self._name} did not start: {error}"
+            _log.warning("%s", self._start_error)
             if self._process is not None:
                 self._process.kill()
-            self._no_start_before_s = time.monotonic() + _START_PAUSE_S
+            self._num_failed_starts += 1
+            now_s = time.monotonic()  # never waits more often for starts that fail than it answers at once
+            pause_s = max(_START_PAUSE_S, now_s - began_s) * 2 ** min(self._num_failed_starts - 1, 10)
+            self._no_start_before_s = now_s + min(pause_s, _MAX_START_PAUSE_S)
             self._set_state(ServiceState.DEAD)
             return None
-        now_s = time.monotonic()
-        for pending in batch:
-            pending.pause_since(began_s, now_s)
-        self._queue.pause_since(began_s, now_s)
+        self._num_failed_starts = 0
         self._set_state(ServiceState.READY)
         return process
 
-    def _spawn(self) -> _ServiceProcess:
+    def _spawn(self, batch: Sequence[PendingCall]) -> _ServiceProcess:
         with self._lock:  # `close` sees the process, or this sees that it has been called
             if self._state is ServiceState.CLOSED:
                 raise ChannelClosedError(_CLOSED)
             self._num_starts += 1
             process = self._process = _ServiceProcess(
-                [self._target], start_timeout_s=self._start_timeout_s, environment=self._environment
+                {self._name: self._target}, start_timeout_s=self._start_timeout_s, environment=self._environment
             )
-        process.wait_ready()
+        since_s, is_ready = time.monotonic(), False
+        while not is_ready:
+            is_ready = process.wait_ready(until_s=time.monotonic() + _LOOK_S)
+            now_s = time.monotonic()
+            for pending in batch:
+                pending.pause_since(since_s, now_s)
+            self._queue.pause_since(since_s, now_s)
+            self._answer_overdue(batch)
+            since_s = now_s
         return process
+
+    def _drop(self, batch: Sequence[PendingCall]) -> None:
+        """End a batch whose process is in a state that nobody knows."""
+        self._fail(batch, _DIED)
+        if self._process is not None:
+            self._process.kill()
+        self._set_state(ServiceState.DEAD)
 
     def _run(self, process: _ServiceProcess, batch: Sequence[PendingCall]) -> bool:
         """Run a batch and answer its calls; False when the process is lost: dead, or past every deadline."""
@@ -249,11 +280,11 @@ class ToolService:
                         self._answer(pending, read_done(done))
                     return True
                 if isinstance(frame, Need):
-                    process.send(_find_bytes(batch, frame.digest), deadline=stop_s)
+                    process.send(find_bytes([pending.request for pending in batch], frame.digest), deadline=stop_s)
             _log.warning("%s: no end of a batch within %.1f s: its process is killed", self._name, self._limit_s)
         except TimeoutError:
             _log.warning("%s: no end of a frame within %.1f s: its process is killed", self._name, self._limit_s)
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+        except (OSError, TypeError, ValueError, OverflowError, msgspec.DecodeError) as error:
             _log.warning("%s: its process died: %s", self._name, error)
         return False
 
@@ -286,32 +317,10 @@ class ToolService:
     def _answer(self, pending: PendingCall, execution: Execution) -> None:
         if not pending.future.done():
             self._counters.add_answer(pending, execution)
-            pending.future.set_result(execution)
+            with contextlib.suppress(InvalidStateError):  # `close` has answered, from another thread
+                pending.future.set_result(execution)
 
     def _set_state(self, state: ServiceState) -> None:
         with self._lock:
             if self._state is not ServiceState.CLOSED:
                 self._state = state
-
-
-def _find_bytes(batch: Sequence[PendingCall], digest: str) -> Blob | Missing:
-    """Return the bytes of a digest from a call that may see it."""
-    for pending in batch:
-        if digest in digests_of(pending.request.records):
-            try:
-                return Blob(pending.request.load(digest))
-            except (KeyError, OSError, MedVistaError) as error:
-                _log.warning("image %s cannot be given to %s: %s", digest[:12], pending.request.tool, error)
-    return Missing()
-
-
-def digests_of(records: Sequence[ImageRecord]) -> set[str]:
-    """Return every digest that a call with these records may open."""
-    digests: set[str] = set()
-    for record in records:
-        digests.update((record.ref.digest, record.source.digest))
-        if record.mask_digest is not None:
-            digests.add(record.mask_digest)
-        if record.place is not None:
-            digests.add(record.place.volume.digest)
-    return digests

@@ -1,6 +1,7 @@
 """The calls that wait for a service, with their deadlines, and what the service counts. Knows no process and no tool.
 
-A call's clock stands still while the service starts: loading weights is nobody's call.
+A call's clock stands still while the service starts, until the time of its episode is over: loading weights is
+nobody's call.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class PendingCall:
 
     def pause_since(self, since_s: float, now_s: float) -> None:
         """Put the deadline off by the time since the service began to start, or since the call came."""
-        self.deadline_s += now_s - max(since_s, self.submitted_s)
+        deadline_s = self.deadline_s + max(0.0, now_s - max(since_s, self.submitted_s))
+        self.deadline_s = min(deadline_s, self.request.expires_s)
 
 
 class CallQueue:

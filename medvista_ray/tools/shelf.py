@@ -37,6 +37,7 @@ class ImageShelf:
         self._renderer = renderer
         self._bytes = {digest: renderer.blobs.get(digest) for digest in task.digests}
         self._records: list[ImageRecord] = []
+        self._volumes = tuple(task.volumes)
         for ref in task.images:
             self._records.append(_source_record(len(self._records), ref, header=task.headers.get(ref.digest, {})))
         for volume in task.volumes:
@@ -100,6 +101,8 @@ class ImageShelf:
         return _Made(record=record, shown=shown, blobs={shown.ref.digest: shown.data})
 
     def _make_slice(self, image: Slice, *, index: int) -> _Made:
+        if image.place.volume not in self._volumes:  # later calls would look for its bytes
+            raise ToolError(f"a slice is of a volume of the task, not of {image.place.volume.digest[:12]}")
         ref, data = _encode_slice(image)
         header = next(
             (

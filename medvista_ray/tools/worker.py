@@ -32,12 +32,12 @@ from medvista_ray.tools.frames import (
     ChannelClosedError,
     Done,
     FromPool,
+    Making,
     Missing,
     Need,
     Ready,
     Setup,
     make_done,
-    to_plain,
 )
 from medvista_ray.tools.registry import make_tool
 from medvista_ray.types.tool_calls import ToolFailure
@@ -72,52 +72,40 @@ class Worker:
                 self._set_up(frame)
                 self._channel.send(Ready())
             elif isinstance(frame, Call):
-                self._finish(self._run(frame))
+                self._channel.send(_done_of(self._run(frame)))
             elif isinstance(frame, Batch):
-                self._finish_batch(self._run_batch(frame.calls))
-
-    def _finish(self, execution: Execution) -> None:
-        try:
-            self._channel.send(make_done(execution))
-        except (TypeError, ValueError, OverflowError) as error:  # raised by the encoder, before a byte is sent
-            self._channel.send(_unsendable(error))
-
-    def _finish_batch(self, executions: Sequence[Execution]) -> None:
-        dones = [make_done(execution) for execution in executions]
-        try:
-            self._channel.send(BatchDone(tuple(dones)))
-        except (TypeError, ValueError, OverflowError):
-            self._channel.send(BatchDone(tuple(_sendable(done) for done in dones)))
+                self._channel.send(BatchDone(tuple(map(_done_of, self._run_batch(frame.calls)))))
 
     def _set_up(self, setup: Setup) -> None:
-        for target in setup.targets:
-            tool = make_tool(target)
-            self._tools[tool.name] = tool
+        for name, target in setup.targets.items():
+            self._channel.send(Making(name))
             try:
+                tool = make_tool(target)
                 tool.warm_up()
             except (ModuleNotFoundError, MissingPackageError) as error:
-                self._unusable[tool.name] = failed(ToolFailure.NOT_INSTALLED, str(error))
-            except Exception as error:  # noqa: BLE001  -- a third party's code may raise anything
-                self._unusable[tool.name] = failed(ToolFailure.FAILED, f"{type(error).__name__}: {error}")
+                self._unusable[name] = failed(ToolFailure.NOT_INSTALLED, str(error))
+            except (Exception, SystemExit) as error:  # noqa: BLE001  -- a third party's code may raise anything
+                self._unusable[name] = failed(
+                    ToolFailure.FAILED, f"{name} cannot be made: {type(error).__name__}: {error}"
+                )
+            else:
+                self._tools[name] = tool
 
     def _run(self, call: Call) -> Execution:
         if call.tool in self._unusable:
             return self._unusable[call.tool]
-        context = ToolContext(call.records, load=self._load, key=call.key)
-        return execute(self._tools[call.tool], json.loads(call.arguments), context)
+        service_call = self._open(call)
+        return execute(self._tools[call.tool], service_call.arguments, service_call.context)
 
     def _run_batch(self, calls: Sequence[Call]) -> list[Execution]:
-        tool = self._tools[calls[0].tool]
-        if tool.name in self._unusable or not isinstance(tool, ServiceTool):
+        tool = self._tools.get(calls[0].tool)
+        if not isinstance(tool, ServiceTool):
             return [self._run(call) for call in calls]
-        contexts = [ToolContext(call.records, load=self._load, key=call.key) for call in calls]
-        return execute_batch(
-            tool,
-            [
-                ServiceCall(arguments=json.loads(call.arguments), context=context)
-                for call, context in zip(calls, contexts, strict=True)
-            ],
-        )
+        return execute_batch(tool, [self._open(call) for call in calls])
+
+    def _open(self, call: Call) -> ServiceCall:
+        context = ToolContext(call.records, load=self._load, key=call.key)
+        return ServiceCall(arguments=json.loads(call.arguments), context=context)
 
     def _load(self, digest: str) -> bytes:
         if digest not in self._blobs:
@@ -134,16 +122,12 @@ class Worker:
         return self._blobs[digest]
 
 
-def _unsendable(error: Exception) -> Done:
-    return make_done(failed(ToolFailure.FAILED, f"the output cannot be sent: {error}"))
-
-
-def _sendable(done: Done) -> Done:
+def _done_of(execution: Execution) -> Done:
+    """Make a frame that can be sent, and read on the other side; else say what is wrong with the output."""
     try:
-        msgspec.msgpack.encode(done, enc_hook=to_plain)
-    except (TypeError, ValueError, OverflowError) as error:
-        return _unsendable(error)
-    return done
+        return make_done(execution)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        return make_done(failed(ToolFailure.FAILED, f"the output cannot be sent: {error}"))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -64,7 +65,7 @@ class World:
         shelf = shelf or make_shelf()
         request = Request(
             tool=Counts.name,
-            arguments=arguments,
+            arguments=json.dumps(arguments),
             records=shelf.records,
             load=shelf.load,
             key=KEY,

@@ -1,6 +1,7 @@
 """The process of a tool service: deaths, hangs, starts and ends."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def run(service, *, tool="counts", timeout_s=3.0, **arguments):
 
 
 def make_request(tool, timeout_s, arguments):
-    return Request(tool=tool, arguments=arguments, records=(), load=None, key=KEY, timeout_s=timeout_s)
+    return Request(tool=tool, arguments=json.dumps(arguments), records=(), load=None, key=KEY, timeout_s=timeout_s)
 
 
 def run_together(service, *all_arguments):
@@ -154,9 +155,9 @@ def test_the_process_ends_with_its_parent(tmp_path):
             from medvista_ray.tools.execution import Request
             from medvista_ray.tools.service import ToolService
             service = ToolService("tools_service_pack:Counts", limit_s=600)
-            call = Request(tool="counts", arguments={{}}, records=(), load=None, key=CallKey(), timeout_s=600)
+            call = Request(tool="counts", arguments="{{}}", records=(), load=None, key=CallKey(), timeout_s=600)
             print(service.call_sync(call).output.text.split("/")[0], flush=True)
-            service.call_sync(replace(call, arguments={{"sleep_s": 600}}))
+            service.call_sync(replace(call, arguments='{{"sleep_s": 600}}'))
             """
         )
     )

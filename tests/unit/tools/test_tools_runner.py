@@ -8,9 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from test_tools_dicom_info import make_header_shelf
 from test_tools_views import GREY, make_shelf
 
-from medvista_ray.errors import ConfigError, MissingPackageError
+from medvista_ray.errors import BlobMissingError, ConfigError, MissingPackageError
 from medvista_ray.tools.base import CallKey, ToolCost
 from medvista_ray.tools.registry import BUILTIN_TOOLS, load_tool, load_tools, runs_inline
 from medvista_ray.tools.runner import make_tool_runner
@@ -27,7 +28,8 @@ def pool_of(runner):
 
 @pytest.fixture(scope="module")
 def runner():
-    names = ["Invert", "Raises", "Hangs", "Dies", "Prints", "NumpyNumbers", "ColdStart"]
+    names = ["Invert", "Raises", "Hangs", "Dies", "Prints", "NumpyNumbers", "ColdStart", "StartsChild", "Sleeps"]
+    names += ["Headers", "OnlyHere"]
     runner = make_tool_runner([*INLINE, *(f"{PACK}:{name}" for name in names)], timeout_s=20, num_workers=1)
     yield runner
     pids = pool_of(runner).pids
@@ -103,14 +105,26 @@ def test_sense_is_a_bad_argument_not_a_bad_schema(runner):
         ("wrong_image", ToolFailure.FAILED),
         ("wrong_parent", ToolFailure.FAILED),
         ("line", ToolFailure.FAILED),
+        ("empty", ToolFailure.FAILED),
+        ("list_mask", ToolFailure.FAILED),
+        ("no_parent", ToolFailure.FAILED),
+        ("list_transform", ToolFailure.FAILED),
+        ("text_view", ToolFailure.FAILED),
+        ("object_slice", ToolFailure.FAILED),
+        ("foreign_slice", ToolFailure.FAILED),
+        ("no_images", ToolFailure.FAILED),
+        ("unknown_digest", ToolFailure.FAILED),
         ("argument", ToolFailure.BAD_ARGUMENT),
         ("import", ToolFailure.NOT_INSTALLED),
         ("nothing", None),
     ],
 )
-def test_whatever_a_tool_raises_is_typed(runner, kind, failure):
-    outcome = run(runner, "raises", kind=kind)
+def test_whatever_a_tool_does_is_typed_and_leaves_its_worker_in_peace(runner, kind, failure):
+    pids, shelf = pool_of(runner).pids, make_shelf()
+    outcome = run(runner, "raises", kind=kind, shelf=shelf)
     assert outcome.failure is failure
+    assert pool_of(runner).pids == pids
+    assert len(shelf.records) == 2
     assert len(outcome.text) < 300
     outcome.text.encode()
 
@@ -125,6 +139,72 @@ def test_a_hanging_tool_is_killed_at_its_deadline_and_its_worker_replaced(runner
     assert not is_running(before)
     assert run(runner, "raises", kind="nothing").text == "fine"
     assert pool_of(runner).pids != [before]
+
+
+def test_what_a_tool_has_started_ends_with_it(runner, tmp_path):
+    path = tmp_path / "pid"
+    assert run(runner, "starts_child", path=str(path)).failure is ToolFailure.TIMED_OUT
+    child, deadline = int(path.read_text()), time.monotonic() + 20
+    while is_running(child) and not is_zombie(child):
+        assert time.monotonic() < deadline, "the child outlived its tool"
+        time.sleep(0.02)
+
+
+def test_arguments_that_are_no_json_are_typed(runner):
+    loop = {}
+    loop["loop"] = loop
+    for arguments in ({"x": np.int64(3)}, {"x": {1, 2}}, loop):
+        outcome = run(runner, "prints", **arguments)
+        assert outcome.failure is ToolFailure.BAD_ARGUMENT
+        assert "no JSON" in outcome.text
+    assert run(runner, "prints").failure is None
+
+
+def test_bytes_that_are_gone_cost_the_call_only(runner):
+    for error in (KeyError("gone"), OSError("disk"), BlobMissingError("gone")):
+        shelf = make_shelf()
+
+        def load(digest, error=error):
+            raise error
+
+        shelf.load, pids = load, pool_of(runner).pids
+        outcome = run(runner, "invert", shelf=shelf)
+        assert outcome.failure is ToolFailure.FAILED
+        assert "is not there" in outcome.text
+        assert pool_of(runner).pids == pids
+
+
+def test_headers_go_to_the_worker(runner):
+    shelf = make_header_shelf()
+    outcome = run(runner, "headers", shelf=shelf)
+    assert outcome.text == str([dict(record.header) for record in shelf.records])
+    assert "echo_time_ms" in outcome.text
+
+
+async def test_the_budget_of_an_episode_ends_the_wait_for_a_worker(runner):
+    def start(name, budget_s=None, **arguments):
+        call = ToolCall(name=name, arguments=arguments)
+        return asyncio.create_task(runner.run_async(call, shelf=make_shelf(), key=KEY, budget_s=budget_s), name=name)
+
+    assert (await start("prints")).failure is None  # the worker has started
+    sleeping = start("sleeps", for_s=1.5)
+    await asyncio.sleep(0.1)
+    queued = start("prints", budget_s=0.2)  # waits for a thread
+    direct = asyncio.to_thread(  # waits for a worker
+        runner.run, ToolCall(name="prints"), shelf=make_shelf(), key=KEY, budget_s=0.2
+    )
+    outcomes = await asyncio.gather(queued, direct)
+    assert [outcome.failure for outcome in outcomes] == [ToolFailure.TIMED_OUT] * 2
+    assert not sleeping.done()
+    assert (await sleeping).text == "slept"
+    assert (await start("prints")).failure is None
+
+
+def test_a_tool_that_cannot_be_made_costs_nobody_else(runner):
+    outcome = run(runner, "only_here")
+    assert outcome.failure is ToolFailure.FAILED
+    assert "only_here cannot be made" in outcome.text
+    assert run(runner, "prints").failure is None
 
 
 def test_a_budget_of_nothing_left_times_out(runner):
@@ -200,9 +280,13 @@ async def test_close_ends_a_running_call_and_what_comes_after():
             runner.run_async(ToolCall(name="hangs"), shelf=make_shelf(), key=KEY), name="hanging call"
         )
         await asyncio.sleep(1.0)
+        queued = asyncio.create_task(
+            runner.run_async(ToolCall(name="hangs"), shelf=make_shelf(), key=KEY), name="queued call"
+        )
+        await asyncio.sleep(0.05)
         pids = pool_of(runner).pids
         await asyncio.to_thread(runner.close)
-        assert (await call).failure is ToolFailure.FAILED
+        assert {(await task).failure for task in (call, queued)} == {ToolFailure.FAILED}
         assert not any(is_running(pid) for pid in pids)
         later = await runner.run_async(ToolCall(name="hangs"), shelf=make_shelf(), key=KEY)
         assert later.failure is ToolFailure.FAILED

@@ -1,3 +1,4 @@
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,14 @@ def service():
 def run(service, *, tool="counts", timeout_s=3.0, shelf=None, **arguments):
     shelf = shelf or make_shelf()
     return service.call_sync(
-        Request(tool=tool, arguments=arguments, records=shelf.records, load=shelf.load, key=KEY, timeout_s=timeout_s)
+        Request(
+            tool=tool,
+            arguments=json.dumps(arguments),
+            records=shelf.records,
+            load=shelf.load,
+            key=KEY,
+            timeout_s=timeout_s,
+        )
     )
 
 
@@ -116,7 +124,7 @@ def test_a_lent_service_stays_open():
 
 # --- the queue
 def pending(*, at=0.0, deadline=10.0, attempt=0):
-    request = Request(tool="counts", arguments={}, records=(), load=bytes, key=KEY, timeout_s=deadline - at)
+    request = Request(tool="counts", arguments="{}", records=(), load=bytes, key=KEY, timeout_s=deadline - at)
     return PendingCall(request=request, submitted_s=at, deadline_s=deadline, attempt=attempt)
 
 

@@ -1,14 +1,35 @@
 """Tools of a third party, for tests: loaded by `tools_fixture_pack:Class` in workers."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 from medvista_ray.errors import ToolArgumentError
-from medvista_ray.tools.base import IMAGE_INDEX, Picture, Tool, ToolCost, ToolOutput
+from medvista_ray.tools.base import IMAGE_INDEX, Picture, Slice, SlicePlace, Tool, ToolCost, ToolOutput
+from medvista_ray.tools.views import View
+from medvista_ray.types.messages import VolumeRef
 
 ANYTHING = {"type": "object"}
+PIXELS = np.zeros((20, 20, 3), np.uint8)
+PLACE = SlicePlace(
+    volume=VolumeRef(digest="1" * 64, shape=(2, 2, 2), spacing_mm=(1.0, 1.0, 1.0)), plane="axial", index=0
+)
+BAD_IMAGES = {
+    "wrong_image": Picture(pixels=np.zeros((4, 4), np.float32), parent=0),
+    "wrong_parent": Picture(pixels=np.zeros((4, 4), np.uint8), parent=77),
+    "line": Picture(pixels=np.zeros((1, 4000), np.uint8), parent=0),
+    "empty": Picture(pixels=np.zeros((0, 4, 3), np.uint8), parent=0),
+    "list_mask": Picture(pixels=PIXELS, parent=0, mask=[[True]]),
+    "no_parent": Picture(pixels=PIXELS, parent=None),
+    "list_transform": Picture(pixels=PIXELS, parent=0, to_parent=[1, 0, 0, 0, 1, 0]),
+    "text_view": View(source_index="0"),
+    "object_slice": Slice(values=np.array([[1, 2], [3, 4]], dtype=object), spacing_mm=(1.0, 1.0), place=PLACE),
+    "foreign_slice": Slice(values=np.zeros((20, 20), np.int16), spacing_mm=(1.0, 1.0), place=PLACE),
+}
 
 
 class Invert(Tool):
@@ -38,12 +59,12 @@ class Raises(Tool):
             import a_package_that_is_not_there  # noqa: F401
         if kind == "wrong_type":
             return "text"
-        if kind == "wrong_image":
-            return ToolOutput(images=(Picture(pixels=np.zeros((4, 4), np.float32), parent=0),))
-        if kind == "wrong_parent":
-            return ToolOutput(images=(Picture(pixels=np.zeros((4, 4), np.uint8), parent=77),))
-        if kind == "line":
-            return ToolOutput(images=(Picture(pixels=np.zeros((1, 4000), np.uint8), parent=0),))
+        if kind == "no_images":
+            return ToolOutput(images=None)
+        if kind == "unknown_digest":
+            context.image(0)._load("0" * 64)
+        if kind in BAD_IMAGES:
+            return ToolOutput(images=(BAD_IMAGES[kind],))
         return ToolOutput(text="fine")
 
 
@@ -71,13 +92,82 @@ class Dies(Tool):
 
 class Prints(Tool):
     name = "prints"
-    description = "Writes to stdout, says it is inline, starts a child."
+    description = "Writes to stdout, says it is inline."
     parameters = ANYTHING
     cost = ToolCost.INLINE
 
     def run(self, arguments, context):
         print("noise on stdout")
         return ToolOutput(text=str(os.getpid()))
+
+
+class StartsChild(Tool):
+    name = "starts_child"
+    description = "Starts a process, writes its id into a file, and hangs."
+    parameters = ANYTHING
+    deadline_s = 1.0
+
+    def run(self, arguments, context):
+        child = subprocess.Popen(["sleep", "600"])
+        Path(arguments["path"]).write_text(str(child.pid))
+        time.sleep(600)
+        return ToolOutput()
+
+
+class Sleeps(Tool):
+    name = "sleeps"
+    description = "Sleeps for a while."
+    parameters = ANYTHING
+
+    def run(self, arguments, context):
+        time.sleep(arguments["for_s"])
+        return ToolOutput(text="slept")
+
+
+class Headers(Tool):
+    name = "headers"
+    description = "Tells the headers of the images."
+    parameters = ANYTHING
+
+    def run(self, arguments, context):
+        return ToolOutput(text=str([dict(record.header) for record in context.records]))
+
+
+class OnlyHere(Tool):
+    name = "only_here"
+    description = "Can be made in the process of the env, and in no worker."
+    parameters = ANYTHING
+
+    def __init__(self):
+        if sys.argv[0].endswith("worker.py"):
+            raise RuntimeError("not here")
+
+    def run(self, arguments, context):
+        return ToolOutput(text="never")
+
+
+class HangsAtStart(Tool):
+    name = "hangs_at_start"
+    description = "Loads for ever."
+    parameters = ANYTHING
+
+    def warm_up(self):
+        time.sleep(600)
+
+    def run(self, arguments, context):
+        return ToolOutput(text="never")
+
+
+class DiesAtStart(Tool):
+    name = "dies_at_start"
+    description = "Takes its process with it when it warms up."
+    parameters = ANYTHING
+
+    def warm_up(self):
+        os._exit(9)
+
+    def run(self, arguments, context):
+        return ToolOutput(text="never")
 
 
 class NumpyNumbers(Tool):
