@@ -13,8 +13,9 @@ import numpy as np
 from medvista_ray.types.messages import Reference, Task
 
 MAX_BOXES = 256  # of one answer; the matching is cubic
-MIN_RIGHT_IOU = 0.5  # an answer is right above it: the lowest tier of Ophiuchus
-# (IoU above which a tier holds, what it pays), best first; of Ophiuchus (arXiv 2512.14157)
+MIN_RIGHT_IOU = 0.5  # an answer is right above it: the lowest of the tiers
+# (IoU above which a tier holds, what it pays), best first.
+# Ophiuchus (arXiv 2512.14157): its tiers; for boxes our choice.
 IOU_TIERS = ((0.8, 3.0), (0.7, 2.0), (MIN_RIGHT_IOU, 1.0))
 
 

@@ -1,9 +1,10 @@
 """The rubric of Ophiuchus (arXiv 2512.14157): answer + format + a bonus for right answers with a tool. Can be farmed.
 
-A needless call before a right answer doubles the reward or more, so that training on it teaches to call always: it is
-named `ophiuchus_published`, and no env takes it by default. As in its released code the three parts are independent: an
-answer counts without the right format. Our choices: `grading.py` decides what is right; several boxes are graded by
-their box score (`boxes.py`); a mask is the last one of the episode.
+A needless call before a right answer adds 2: it doubles the reward of a right text or choice (2 to 4), and makes 4 to 6
+of the best boxes. So training on it teaches to call always: it is named `ophiuchus_published`, and no env takes it by
+default. Our reading: the three parts are independent, an answer counts without the right format. Our choices:
+`grading.py` decides what is right; boxes as an answer are paid by the tiers of its masks, over their box score
+(`boxes.py`); a mask is the last one of the episode.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from medvista_ray.rewards.boxes import grade_boxes, pay_tier
 from medvista_ray.rewards.grading import MAX_ANSWER_CHARS, is_correct
-from medvista_ray.rewards.masks import mask_iou
+from medvista_ray.rewards.masks import get_wanted_mask, mask_iou
 from medvista_ray.rewards.rubric import FinishedEpisode, Score, make_score
 from medvista_ray.rewards.vista import is_complete
 from medvista_ray.types.messages import Reference, Task
@@ -22,7 +23,7 @@ FORMAT, TOOL_BONUS = 1.0, 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OphiuchusPublishedRubric:
-    """S_answer (1 or 0; for boxes and masks 3, 2, 1, 0 by IoU) + S_format (1 or 0) + S_tool (2 or 0)."""
+    """S_answer (1 or 0; for masks, by our choice for boxes, 3, 2, 1, 0) + S_format (1 or 0) + S_tool (2 or 0)."""
 
     def score(self, episode: FinishedEpisode, *, task: Task, reference: Reference) -> Score:
         """Score a finished episode; `breakdown` has `correct`, `format` and `tool_bonus`."""
@@ -36,8 +37,9 @@ class OphiuchusPublishedRubric:
 
 
 def _grade(episode: FinishedEpisode, *, task: Task, reference: Reference) -> float:
-    if task.answers_with == "mask" and reference.mask is not None:
-        return pay_tier(mask_iou(episode.masks[-1], reference.mask)) if episode.masks else 0.0
+    if task.answers_with == "mask":
+        wanted = get_wanted_mask(reference)
+        return pay_tier(mask_iou(episode.masks[-1], wanted)) if episode.masks else 0.0
     if episode.answer is None or len(episode.answer) > MAX_ANSWER_CHARS:
         return 0.0
     if task.answers_with == "boxes":

@@ -1,6 +1,7 @@
 """Rubrics of interactive segmentation: 0.2 x format + 0.8 x quality, after MedSAM-Agent (arXiv 2602.03320).
 
-The weights and the three levels of format are those of its released code. What quality is differs:
+The weights and the three levels of format are those of its released code; what the levels stand for is our reading. A
+task whose mask is empty is refused: doing nothing would be right. What quality is differs:
 
 `SegmentationRubric` (ours, the default): a gain over the best IoU so far pays, and what the last mask has lost against
 the best is taken back. The sum telescopes: whatever came before, quality is the IoU of the mask that is left. So it
@@ -19,8 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from medvista_ray.errors import DataError
-from medvista_ray.rewards.masks import mask_dice, mask_iou
+from medvista_ray.rewards.masks import get_wanted_mask, mask_dice, mask_iou
 from medvista_ray.rewards.rubric import FinishedEpisode, Score, make_score
 from medvista_ray.types.messages import Reference, Task
 
@@ -32,7 +32,7 @@ MIN_RIGHT_IOU = 0.5  # an episode is right from it on; our choice
 def compute_format(episode: FinishedEpisode) -> float:
     """Return 1.0 when the episode drew a mask and stopped by itself, 0.5 when it did one of the two, else 0.0.
 
-    The released code looks for the names of the actions in the text; that a prompt has to give a mask is our reading.
+    What each of the three levels stands for is our reading: that a prompt has to give a mask, and that stopping counts.
     """
     return (bool(episode.masks) + (episode.answer is not None)) / 2
 
@@ -70,7 +70,7 @@ class SegmentationRubric:
 
     def score(self, episode: FinishedEpisode, *, task: Task, reference: Reference) -> Score:
         """Score a finished episode; `breakdown` has `format`, `correct` and `partial`."""
-        wanted = _mask_of(reference)
+        wanted = get_wanted_mask(reference)
         left = episode.masks[-1] if episode.masks else np.zeros_like(wanted)
         iou = mask_iou(left, wanted)
         is_well_formed = all(action.is_well_formed for action in episode.actions)
@@ -96,7 +96,7 @@ class SegmentationPublishedRubric:
 
     def score(self, episode: FinishedEpisode, *, task: Task, reference: Reference) -> Score:
         """Score a finished episode; `breakdown` has `format`, `correct` and `partial`."""
-        wanted = _mask_of(reference)
+        wanted = get_wanted_mask(reference)
         ious = [mask_iou(mask, wanted) for mask in episode.masks]
         dice = mask_dice(episode.masks[-1], wanted) if episode.masks else 0.0
         quality = min(1.0, max(0.0, compute_published_quality(ious, dice)))
@@ -106,12 +106,6 @@ class SegmentationPublishedRubric:
             correct=correct,
             partial=QUALITY_WEIGHT * quality - correct,
         )
-
-
-def _mask_of(reference: Reference) -> np.ndarray:
-    if reference.mask is None:
-        raise DataError(f"task {reference.task_id!r} has no mask to outline: env.rubric has to be one for its answers")
-    return reference.mask
 
 
 def _check_bound(min_right_iou: float) -> None:

@@ -79,10 +79,37 @@ def test_nothing_to_find_is_answered_by_no_box_and_no_citation():
     assert play("[]", cited=[TARGET], reference=nothing).breakdown["citations"] == -0.5
 
 
-def test_the_whole_image_is_no_evidence_even_where_the_region_is_nearly_as_large():
-    large = np.array([[0, 0, 200, 78]], np.float32)
-    assert compute_citations(large, large, image_px=(200, 100)) == 1.0
-    assert compute_citations(np.array([[0, 0, 200, 100]]), large, image_px=(200, 100)) == -1.0
+def cite(cited, regions):
+    return compute_citations(np.array(cited, np.float64), np.array(regions, np.float64), image_px=(200, 100))
+
+
+SMALL = [150, 85, 190, 99]
+
+
+@pytest.mark.parametrize("height", [51, 60, 78, 81, 90, 100])  # per cent of the image
+def test_a_large_region_neither_pays_nor_costs(height):
+    large = [0, 0, 200, height]
+    assert cite([large], [large]) == 0.0
+    assert cite([[0, 0, 200, 100]], [large]) == 0.0  # the whole image is no evidence, where it is not wrong either
+    assert cite([large, SMALL], [large, SMALL]) == cite([SMALL], [large, SMALL]) == 1.0
+    assert cite([large], [large, SMALL]) == 0.0
+    assert cite([large, [0, 0, 10, 10]], [large]) == -1.0
+    assert cite([large, [0, 0, 199, height]], [large]) == -1.0  # put aside once for a region
+
+
+def test_the_whole_image_is_wrong_where_it_matches_no_region():
+    assert cite([[0, 0, 200, 100]], [[0, 0, 200, 50]]) == -1.0
+    assert cite([[0, 0, 200, 100]], [SMALL]) == -1.0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.41, 0.5, 0.6, 0.79, 0.9, 1.0])
+def test_a_constant_box_over_most_of_the_image_never_pays(share):
+    assert cite([[0, 0, 200, 79]], [[0, 0, 200, 100 * share]]) <= 0.0
+
+
+def test_a_citation_a_little_larger_than_what_can_pay_costs_nothing():
+    assert cite([[0, 0, 200, 49]], [[0, 0, 200, 49]]) == 1.0
+    assert cite([[0, 0, 200, 51]], [[0, 0, 200, 49]]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -118,3 +145,13 @@ def test_more_citations_never_earn_more_than_the_right_ones_alone(extra, num_rig
     alone = compute_citations(np.array(REGIONS), REGIONS, image_px=(200, 100))
     more = compute_citations(np.array([*right, *extra]), REGIONS, image_px=(200, 100))
     assert -1.0 <= more <= alone == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(box, min_size=1, max_size=5), st.data())
+def test_an_honest_citation_never_costs(regions, data):
+    regions = np.array([region for region in regions if region[0] < region[2] and region[1] < region[3]])
+    regions = np.unique(regions.reshape(-1, 4), axis=0)
+    keep = data.draw(st.lists(st.booleans(), min_size=len(regions), max_size=len(regions)))
+    cited = regions[np.array(keep, bool)]
+    assert compute_citations(cited, regions, image_px=(1000, 1000)) >= 0.0

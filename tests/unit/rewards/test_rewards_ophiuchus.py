@@ -63,3 +63,7 @@ def test_the_last_mask_is_paid_by_tiers():
 
 def test_the_published_formula_can_be_farmed_by_a_needless_call():
     assert play("A", CALL).reward == 2 * play("A").reward
+    reference = Reference(task_id="t", answer="", boxes=np.array([[0, 0, 100, 100]], np.float32))
+    best = "[0, 0, 100, 100]"
+    assert play(best, task=BOXES, reference=reference).reward == 4.0
+    assert play(best, CALL, task=BOXES, reference=reference).reward == 6.0

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from medvista_ray.errors import DataError
 from medvista_ray.rewards.masks import mask_iou
+from medvista_ray.rewards.ophiuchus import OphiuchusPublishedRubric
 from medvista_ray.rewards.rubric import FinishedEpisode, ScoredAction
 from medvista_ray.rewards.segmentation import (
     SegmentationPublishedRubric,
@@ -76,13 +77,15 @@ def test_one_malformed_action_costs_the_format_and_not_the_mask():
     assert play(40, well_formed=False).breakdown == pytest.approx({"format": 0.0, "correct": 0.64, "partial": 0.0})
 
 
-def test_an_object_that_is_not_there_is_outlined_by_nothing():
+@pytest.mark.parametrize("rubric", [SegmentationRubric(), SegmentationPublishedRubric(), OphiuchusPublishedRubric()])
+def test_an_empty_mask_is_refused_since_doing_nothing_would_be_right(rubric):
     nothing = Reference(task_id="t", answer="", mask=np.zeros((10, 10), bool))
     episode = FinishedEpisode(actions=(ScoredAction(text="stop_action", is_well_formed=True),), answer="stop_action")
-    assert SegmentationRubric().score(episode, task=TASK, reference=nothing).breakdown["correct"] == 0.8
+    with pytest.raises(DataError, match="task 't' has an empty mask"):
+        rubric.score(episode, task=TASK, reference=nothing)
 
 
-@pytest.mark.parametrize("rubric", [SegmentationRubric(), SegmentationPublishedRubric()])
+@pytest.mark.parametrize("rubric", [SegmentationRubric(), SegmentationPublishedRubric(), OphiuchusPublishedRubric()])
 def test_a_task_without_a_mask_is_refused(rubric):
     episode = FinishedEpisode(actions=())
     with pytest.raises(DataError, match=r"task 't' has no mask.*env\.rubric"):
