@@ -19,6 +19,8 @@ PRESETS: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 DEFAULT_PRESET = "soft_tissue"
+_DISPLAY_PERCENTILES = (1.0, 99.5)
+_DISPLAY_TOLERANCE = 0.01  # of the ends, 400 apart: float32 and the interpolation of percentiles
 
 
 def apply_window(values: np.ndarray, *, center: float, width: float) -> np.ndarray:
@@ -38,12 +40,21 @@ def to_rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
+def is_on_display_scale(values: np.ndarray) -> bool:
+    """Return whether stored values have their percentiles where `display_scale` puts them."""
+    if values.dtype != np.float32:
+        return False
+    center, width = PRESETS[DEFAULT_PRESET]
+    ends = center - width / 2, center + width / 2
+    return bool(np.allclose(np.percentile(values, _DISPLAY_PERCENTILES), ends, atol=_DISPLAY_TOLERANCE))
+
+
 def display_scale(values: np.ndarray) -> np.ndarray:
     """Put intensities without a unit on the scale of the default window: percentiles 1 and 99.5 become its two ends.
 
     Only CT has Hounsfield units; this is our choice, so that one set of presets serves MR and X-ray too.
     """
-    low, high = np.percentile(values, [1.0, 99.5])
+    low, high = np.percentile(values, _DISPLAY_PERCENTILES)
     center, width = PRESETS[DEFAULT_PRESET]
     scaled = (values - low) / max(float(high - low), 1e-6) * width + center - width / 2
     return np.asarray(scaled, dtype=np.float32)

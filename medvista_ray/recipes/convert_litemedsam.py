@@ -12,9 +12,10 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     import torch
 
 _OPSET = 17
+_EXTRAS: Mapping[str, str] = MappingProxyType({"torch": "train", "onnx": "segment", "onnxruntime": "segment"})
 _MAX_DIFF = 1e-3  # our choice; about 1e-5 is seen, and logits reach 30
 _SEED = 0
 
@@ -83,13 +85,21 @@ def prepare_segment(report: Callable[[str], None]) -> ConversionRecord:
 
 
 def _check_installed() -> None:
-    for name, extra in (("torch", "train"), ("onnx", "all"), ("onnxruntime", "segment")):
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise MissingPackageError(
-                f"tools prepare segment: {name} is not installed: pip install 'medvista-ray[{extra}]'"
-            ) from error
+    missing = [name for name in _EXTRAS if not _can_import(name)]
+    if missing:
+        extras = ",".join(dict.fromkeys(_EXTRAS[name] for name in missing))
+        raise MissingPackageError(
+            f"tools prepare segment: the conversion needs {', '.join(_EXTRAS)}; not installed: {', '.join(missing)}: "
+            f"pip install 'medvista-ray[{extras}]'"
+        )
+
+
+def _can_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 def _load(package: Path, checkpoint: Path) -> torch.nn.Module:

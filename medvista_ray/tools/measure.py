@@ -30,8 +30,8 @@ class Measure(Tool):
     name = "measure"
     description = (
         "Measure in millimetres: length through points (default); area of a polygon of points, of bbox or of a mask; "
-        "angle at the second of three points; shape of a mask. Or intensity: mean, std, min, max in bbox or in a mask, "
-        "of HU for CT; the answer says the unit."
+        "angle at the second of three points; shape of a mask. Or intensity, in HU for CT: mean, std, min, max in bbox "
+        "or in a mask."
     )
     cost = ToolCost.INLINE
     example: ClassVar[Mapping[str, Any] | None] = {"kind": "intensity", "bbox": [100, 100, 600, 600]}

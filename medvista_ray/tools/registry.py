@@ -6,6 +6,7 @@ Nothing is imported before a tool is asked for.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -33,17 +34,31 @@ VARIANTS: Mapping[str, str] = MappingProxyType(
     {"segment_classical": "medvista_ray.tools.segment:SegmentClassical"}  # no weights, always the same
 )
 _TARGETS = MappingProxyType({**BUILTIN_TOOLS, **VARIANTS})
+_IN_MODULE = "put the class into a module that workers can import"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def resolve_target(spec: str) -> str:
     """Turn a built-in name or `pkg.module:Class` into `pkg.module:Class`."""
+    if not isinstance(spec, str):  # a notebook hands over what no type checker saw
+        raise ConfigError(f"env.tools: names or 'pkg.module:Class' are wanted, not {_describe_object(spec)}")
     if spec in _TARGETS:
         return _TARGETS[spec]
     module, colon, name = spec.partition(":")
     if not (colon and module and name):
         raise ConfigError(f"env.tools: no tool {spec!r}; use one of {', '.join(_TARGETS)}, or pkg.module:Class")
+    if module == "__main__":
+        raise ConfigError(f"env.tools: {spec!r}: {_IN_MODULE}, and name it 'pkg.module:{name}'")
     return spec
+
+
+def _describe_object(value: object) -> str:
+    """Say what stands where a name should; of a class, the name that would do."""
+    if not isinstance(value, type):
+        return f"a {type(value).__name__}"
+    module = value.__module__
+    remedy = _IN_MODULE if module == "__main__" else f"write '{module}:{value.__qualname__}'"
+    return f"the class {value.__qualname__}: {remedy}"
 
 
 def load_tool(spec: str) -> Tool:
@@ -64,7 +79,13 @@ def make_tool(spec: str) -> Tool:
     kind = getattr(module, class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, Tool)):
         raise ConfigError(f"env.tools: {spec!r} is no subclass of medvista_ray.tools.base.Tool")
-    return kind()
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        raise ConfigError(f"env.tools: {spec!r} has no {missing}: write that method, see docs/own_tool.md")
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(f"env.tools: {spec!r} cannot be made without arguments: {error}") from error
 
 
 def load_tools(specs: Sequence[str]) -> dict[str, Tool]:

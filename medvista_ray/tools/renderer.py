@@ -95,7 +95,7 @@ class ViewRenderer:
     def render_picture(self, pixels: np.ndarray, *, source: ImageRef, to_source: Transform) -> RenderedImage:
         """Encode pixels that a tool painted; equal pixels over the same place of a source are encoded once."""
         pixels = np.ascontiguousarray(pixels)
-        key = (source, to_source, pixels.shape, hashlib.blake2b(pixels, digest_size=16).digest())
+        key = (source, to_source, pixels.shape, hashlib.blake2b(pixels.data, digest_size=16).digest())
         rendered = self._views.get(key)
         if rendered is None:
             rendered = self._encode(pixels, source=source, to_source=to_source)

@@ -23,14 +23,21 @@ class WindowLevel(Tool):
 
     name = "window_level"
     description = (
-        "Show an image through a window: a preset, or center and width in stored values (HU for CT), or two "
-        "percentiles of the values in the part that the image shows."
+        "Show an image through a window: a preset, or center and width, or two percentiles of the values in the part "
+        "that the image shows. Presets, center and width are in HU for CT, else on the display scale."
     )
     cost = ToolCost.INLINE
     parameters: ClassVar[Mapping[str, Any]] = {
         "type": "object",
         "properties": {
-            "preset": {"type": "string", "enum": list(PRESETS)},
+            "preset": {
+                "type": "string",
+                "enum": list(PRESETS),
+                "description": (
+                    "Made for HU. The display scale of other images: -160 is percentile 1 of the whole image, 240 is "
+                    "percentile 99.5; an image of 8 bits has no window."
+                ),
+            },
             "center": {"type": "number", "minimum": -_LIMIT, "maximum": _LIMIT},
             "width": {"type": "number", "exclusiveMinimum": 0, "maximum": _LIMIT},
             "percentiles": {

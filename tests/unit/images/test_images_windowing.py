@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvista_ray.images.windowing import DEFAULT_PRESET, PRESETS, apply_window, to_rgb
+from medvista_ray.images.windowing import (
+    DEFAULT_PRESET,
+    PRESETS,
+    apply_window,
+    display_scale,
+    is_on_display_scale,
+    to_rgb,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -50,3 +57,12 @@ def test_to_rgb_repeats_grey():
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert to_rgb(grey).shape == (2, 3, 3)
     assert all(np.array_equal(to_rgb(grey)[..., channel], grey) for channel in range(3))
+
+
+def test_the_display_scale_is_told_from_other_values():
+    values = np.random.default_rng(0).gamma(2.0, 300.0, (64, 80)).astype(np.float32)
+    shown = display_scale(values)
+    assert np.percentile(shown, [1.0, 99.5]) == pytest.approx([-160, 240], abs=1e-3)
+    assert is_on_display_scale(shown)
+    assert not is_on_display_scale(values)
+    assert not is_on_display_scale(np.rint(shown).astype(np.int16))

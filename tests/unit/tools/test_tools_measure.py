@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.data import get_testdata_file
 from skimage.measure import regionprops
 from test_tools_chains import make_place_shelf
@@ -84,6 +86,30 @@ def test_hounsfield_statistics_of_a_real_ct_and_of_its_views():
     call(shelf, "enhance", method="clahe", image=3)
     for image in (1, 2, 3, 4):
         assert text_of(shelf, kind="intensity", bbox=[0, 0, 1000, 1000], image=image) == expected
+
+
+def test_the_unit_of_intensities_is_that_of_the_file(tmp_path):
+    """DICOM that is no CT and 16-bit PNG are put on the display scale; an array is what it is."""
+    whole = {"kind": "intensity", "bbox": [0, 0, 1000, 1000]}
+    deep = np.arange(0, 60_000, 15, dtype=np.uint16).reshape(50, 80)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.save(tmp_path / "array.npy", deep.astype(np.float32))
+    for path, unit in (
+        (Path(get_testdata_file("MR_small.dcm")), "display scale"),
+        (tmp_path / "deep.png", "display scale"),
+        (tmp_path / "array.npy", "stored values"),
+        (Path(get_testdata_file("CT_small.dcm")), "HU"),
+    ):
+        file, blobs = read_image_file(path), MemoryBlobCache()
+        blobs.put(file.data)
+        ref = make_ref(file.data, mime=file.mime, width=file.width, height=file.height, modality=file.modality)
+        task = Task(task_id="t", family="f", question="", images=(ref,), headers={ref.digest: file.header})
+        shelf = ImageShelf(task, renderer=ViewRenderer(blobs, view_size_px=64))
+        text = text_of(shelf, **whole)
+        assert text.endswith(f" ({unit})"), path
+        if unit == "display scale":
+            mean = float(text.split()[1].rstrip(","))
+            assert -160 < mean < 240, text
 
 
 def test_grey_levels_of_an_eight_bit_image():
