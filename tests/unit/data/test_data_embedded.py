@@ -36,8 +36,7 @@ SPLITS = ("train", "held_out")
 FETCHED = ("nuclei_count", "nuclei_box", "nuclei_mask")
 INSTALLED = tuple(name for name in FAMILIES if name not in FETCHED)
 STRIDE = {
-    "insert_mask": 15,
-    "insert_box": 15,
+    **dict.fromkeys(("insert_mask", "insert_box"), 15),
     "zoom": 8,
     "window": 8,
     "measure": 8,
@@ -148,12 +147,8 @@ def test_the_number_of_a_task_does_not_tell_its_answer(records):
 
 
 def test_a_count_is_asked_in_a_unit_of_its_own(records):
-    asked = {
-        record.task.unit: record
-        for split in SPLITS
-        for record in records[split, "header"]
-        if record.task.question.startswith("How many")
-    }
+    found = [record for split in SPLITS for record in records[split, "header"]]
+    asked = {record.task.unit: record for record in found if record.task.question.startswith("How many")}
     assert asked.keys() == {"bits", "frames"}
     for record in asked.values():
         assert not is_correct(f"{record.reference.answer} mm", task=record.task, reference=record.reference)
