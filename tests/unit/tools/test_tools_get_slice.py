@@ -161,12 +161,16 @@ def steps_from(letter, place, low, high, spacing):
     return round(abs(place[axis] - edge) / spacing[axis])
 
 
-def test_the_letters_say_where_the_head_is_not_symmetric(icbm):
-    """Seen on the template: the nose lies at the end that is called A, the crown at S, and the neck at I."""
+def test_the_letters_say_where_the_brain_is_not_symmetric(icbm):
+    """Seen on the template: the crown lies at S, the brain stem at I; the stem and the cerebellum hang below at P."""
     _, _, values, spacing = icbm
     shelf = make_volume_shelf(values, spacing)
     output, _ = call(shelf, "get_slice", plane="sagittal", position=500)
     assert output.text.endswith("edges: left A, right P, top S, bottom I")
-    film = shown_values(shelf)
-    filled = film > 20
+    filled = shown_values(shelf) > 20
     assert filled[:10].sum() < filled[-10:].sum()  # the crown is narrow, the volume is cut below
+    tissue = filled.any(axis=1).nonzero()[0]
+    ends = filled[tissue[:35]], filled[tissue[-35:]]  # of the crown and of the stem, whichever lies where
+    lowest = min(ends, key=lambda end: int(end.any(axis=0).sum()))
+    middle = filled.shape[1] // 2
+    assert 2 * lowest[:, :middle].sum() < lowest[:, middle:].sum()
