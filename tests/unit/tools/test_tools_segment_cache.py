@@ -1,4 +1,4 @@
-"""`segment` on views of one source: each has an embedding of its own, and an object keeps its area however it is shown."""
+"""`segment` on views of one source: each has its own embedding; an object keeps its area however it is shown."""
 
 from __future__ import annotations
 
