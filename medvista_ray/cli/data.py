@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from medvista_ray.data.statistics import SplitStatistics, Statistics
     from medvista_ray.types.protocols import TaskSource
 
-data = typer.Typer(help="List, prepare and look at data sets.", no_args_is_help=True)
+data = typer.Typer(
+    help="List, prepare and look at data sets.\n\nExample: medvista data show slake", no_args_is_help=True
+)
 app.add_typer(data, name="data")
 
 _SPLITS: tuple[Split, Split] = ("train", "held_out")

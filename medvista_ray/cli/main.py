@@ -18,6 +18,7 @@ from medvista_ray.cli.app import app
 from medvista_ray.errors import ConfigError, MedVistaError, StoppedError
 
 _INTERRUPTED = 130
+_RESUMABLE = (("demo",), ("sft",), ("data", "prepare"))  # the same command goes on
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which typer brings under a name of its own
 
 
@@ -52,6 +53,8 @@ def _run(arguments: Sequence[str]) -> int:
 def _how_to_go_on(arguments: Sequence[str]) -> str:
     if arguments[:1] == ["train"]:
         return "go on with: medvista train --resume RUN_DIRECTORY"
+    if tuple(arguments[:1]) not in _RESUMABLE and tuple(arguments[:2]) not in _RESUMABLE:
+        return "nothing was kept"
     return "the same command goes on from here" + (", without --fresh" if "--fresh" in arguments else "")
 
 

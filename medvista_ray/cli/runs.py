@@ -153,14 +153,22 @@ def evaluate(
 
 
 @app.command("check-config")
-def check_config(config_files: Annotated[list[Path], typer.Argument(help="YAML files, merged left to right")]) -> None:
-    """Check config files and print the resolved values.
+def check_config(
+    words: Annotated[
+        list[str], typer.Argument(help="YAML files, merged left to right, then key=value", metavar="WORDS")
+    ],
+) -> None:
+    """Check config files, the env, its tools and its rubric, and print the resolved values.
 
-    Example: medvista check-config configs/demo.yaml
+    Example: medvista check-config configs/demo.yaml env.max_turns=4
     """
     from medvista_ray.config.load import dump_config, load_config
+    from medvista_ray.recipes.requirements import check_env_parts
 
-    typer.echo(dump_config(load_config(config_files, [])))
+    paths = [Path(word) for word in words if "=" not in word]
+    config = load_config(paths, [word for word in words if "=" in word])
+    check_env_parts(config)
+    typer.echo(dump_config(config))
 
 
 @app.command()

@@ -53,13 +53,19 @@ def check_run(config: RunConfig, *, splits: Sequence[Split], needs_ray: bool) ->
     """
     check_packages(config, needs_ray=needs_ray)
     read_family(resolve_policy_path(config.policy.path))
+    check_env_parts(config)
+    if config.coldstart.expert:
+        load_planner(config.coldstart.expert)
     env_class = load_env_class(config.env.target)
+    _check_data(config, splits, check_task=getattr(env_class, "check_task", None))
+
+
+def check_env_parts(config: RunConfig) -> None:
+    """Load the env, the rubric and the tools that a config names; `ConfigError` says which is not there."""
+    load_env_class(config.env.target)
     if config.env.rubric:
         make_rubric(config.env.rubric)
     load_tools(config.env.tools)
-    if config.coldstart.expert:
-        load_planner(config.coldstart.expert)
-    _check_data(config, splits, check_task=getattr(env_class, "check_task", None))
 
 
 def _check_data(config: RunConfig, splits: Sequence[Split], *, check_task: Callable[[Task], None] | None) -> None:
