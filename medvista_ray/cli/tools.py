@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from medvista_ray.types.messages import Task
     from medvista_ray.types.tool_calls import ToolFailure
 
-tools = typer.Typer(help="List the tools, try one on a file, prepare what one needs.")
+tools = typer.Typer(help="List the tools, try one on a file, prepare what one needs.\n\nExample: medvista tools --json")
 app.add_typer(tools, name="tools")
 
 _VIEW_SIZE_PX = 1024
@@ -73,11 +74,13 @@ def try_tool(
     name: Annotated[str, typer.Argument(help="of a tool, or pkg.module:Class")],
     *,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", help="PNG, JPEG, .npy, NIfTI or DICOM; may be repeated")
+        list[Path] | None, typer.Option("--image", help="PNG, JPEG, TIFF, BMP, .npy, DICOM or NIfTI; may be repeated")
     ] = None,
     arguments: Annotated[str, typer.Option("--args", help="Arguments as a JSON object")] = "{}",
-    out: Annotated[Path, typer.Option("--out", help="Where the image that it gives is written")] = Path("result.png"),
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds that the call may take")] = 60.0,
+    out: Annotated[Path, typer.Option("--out", help="Where the image that it gives is written, a .png")] = Path(
+        "result.png"
+    ),
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds that the call may take, above 0")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Run one tool on files, print its text and write its image.
@@ -90,6 +93,7 @@ def try_tool(
     from medvista_ray.types.tool_calls import ToolCall
 
     values = _parse_arguments(arguments)
+    _check_options(out, timeout_s)
     called = _resolve(name)
     shelf = _open_shelf(image or ())
     runner = make_tool_runner([called], timeout_s=timeout_s, num_workers=1)
@@ -142,6 +146,13 @@ def _parse_arguments(text: str) -> dict[str, Any]:
     return values
 
 
+def _check_options(out: Path, timeout_s: float) -> None:
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: what is written is a PNG; name it .png")
+    if not 0 < timeout_s < math.inf:
+        raise ConfigError(f"--timeout {timeout_s:g}: a number of seconds above 0 is needed")
+
+
 def _open_shelf(paths: Sequence[Path]) -> ImageShelf:
     from medvista_ray.images.store import MemoryBlobCache
     from medvista_ray.tools.renderer import ViewRenderer
@@ -159,6 +170,8 @@ def _read_task(paths: Sequence[Path], put: Any) -> Task:
 
     images, volumes, headers = [], [], {}
     for path in paths:
+        if path == Path():
+            raise DataError("--image: an empty name, or this folder; name a file")
         try:
             if is_volume(path.name):
                 data, volume = read_volume(path)
@@ -177,6 +190,9 @@ def _read_task(paths: Sequence[Path], put: Any) -> Task:
                     )
                 )
                 headers[images[-1].digest] = file.header
+                num_frames = file.header.get("number_of_frames", 1)
+                if num_frames != 1:
+                    typer.echo(f"--image {path}: frame 0 of {num_frames} is shown", err=True)
         except (ImageError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise DataError(f"--image {path}: {why}") from error

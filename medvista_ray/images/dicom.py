@@ -44,6 +44,7 @@ _READ = (
     *HEADER_KEYWORDS,
 )
 _NUMBERS = ("NumberOfFrames", "RescaleIntercept", "RescaleSlope")  # written as text, parsed on the way to the pixels
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _MODALITY_LUTS = ("RescaleSlope", "ModalityLUTSequence")
 _PLANES = ("sagittal", "coronal", "axial")  # the plane whose normal is x, y, z of the patient
 _CENTIMETRES = 3  # of PhysicalUnitsXDirection, PS3.3 C.8.5.5.1.15
@@ -79,6 +80,8 @@ def read_dicom(path: Path, *, frame: int = 0) -> DicomImage:
     from pydicom.pixels import pixel_array
 
     def read(dataset: Any) -> DicomImage:
+        if not any(keyword in dataset for keyword in _PIXELS):
+            raise ImageError(f"{path.name} holds no image: it has no pixel data, as a plan, a waveform or a report")
         _check_elements(path, dataset)
         _check_size(path, dataset, frame=frame)
         facts = _read_facts(dataset, frame=frame)

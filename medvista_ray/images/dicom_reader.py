@@ -38,7 +38,9 @@ def read_elements(
         with _quiet():
             _check_transfer_syntax(path)
             return read(pydicom.dcmread(path, specific_tags=list(keywords), stop_before_pixels=stop_before_pixels))
-    except (InvalidDicomError, OSError, RuntimeError) as error:  # not DICOM, not there, or no decoder for it
+    except InvalidDicomError:  # its text proposes an option of pydicom
+        why = "it has no DICOM file meta information (DICM at byte 128)"
+    except (OSError, RuntimeError) as error:  # not there, or no decoder for it
         why = str(error).split("\n")[0][:160]
     except (*DAMAGE, BytesLengthException, AttributeError, ArithmeticError) as error:
         why = type(error).__name__  # its text may quote bytes of any element, a name among them

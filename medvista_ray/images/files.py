@@ -25,6 +25,7 @@ from medvista_ray.images.metadata import strip_metadata
 from medvista_ray.images.windowing import display_scale
 from medvista_ray.types.messages import NPY_MIME, PNG_MIME, HeaderValue
 
+FORMATS = "PNG, JPEG, TIFF, BMP, .npy, DICOM (with DICM at byte 128); of volumes NIfTI (.nii, .nii.gz)"
 _JPEG_MIME = "image/jpeg"
 _BEGINNINGS: Mapping[bytes, str] = MappingProxyType(
     {
@@ -68,7 +69,7 @@ class ImageFile:
 
 
 def read_image_file(path: Path) -> ImageFile:
-    """Read an image: by its first bytes DICOM, PNG, JPEG, TIFF, BMP or `.npy`, else by its suffix, else as DICOM.
+    """Read an image: by its first bytes DICOM, PNG, JPEG, TIFF, BMP or `.npy`, else by its suffix.
 
     CT values of DICOM stay HU; other values of more than 8 bits are put on the display scale, see `display_scale`.
 
@@ -86,6 +87,8 @@ def read_image_file(path: Path) -> ImageFile:
         data = b"" if kind is None else path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path.name} cannot be read: {error.strerror}") from error
+    if kind is None and not is_dicom:
+        raise ImageError(f"{path.name} is in none of the formats that are read: {FORMATS}")
     return _read_dicom_file(path) if kind is None else _read_raster(data, kind)
 
 

@@ -281,9 +281,9 @@ class ToolService:
                     return True
                 if isinstance(frame, Need):
                     process.send(find_bytes([pending.request for pending in batch], frame.digest), deadline=stop_s)
-            _log.warning("%s: no end of a batch within %.1f s: its process is killed", self._name, self._limit_s)
+            _log.warning("%s: no end of a batch within %g s: its process is killed", self._name, self._limit_s)
         except TimeoutError:
-            _log.warning("%s: no end of a frame within %.1f s: its process is killed", self._name, self._limit_s)
+            _log.warning("%s: no end of a frame within %g s: its process is killed", self._name, self._limit_s)
         except (OSError, TypeError, ValueError, OverflowError, msgspec.DecodeError) as error:
             _log.warning("%s: its process died: %s", self._name, error)
         return False

@@ -89,6 +89,15 @@ def test_every_tool_has_a_page_and_stands_in_the_index(tool_pages: ModuleType) -
     assert (DOCS / "tools" / "README.md").read_text() == tool_pages.render_index(), "run python docs/make_tool_pages.py"
 
 
+def test_the_table_of_arguments_says_the_values_of_lists(tool_pages: ModuleType) -> None:
+    labels = {"type": "array", "items": {"type": "integer", "enum": [0, 1]}}
+    assert tool_pages.describe_value(labels) == "list: `0`, `1`"
+    for name in BUILTIN_TOOLS:
+        table = re.findall(r"^\| `.*$", (DOCS / "tools" / f"{name}.md").read_text(), re.MULTILINE)
+        assert table, name
+        assert "None" not in "".join(table), name
+
+
 @pytest.mark.parametrize("name", ENVS)
 def test_an_env_page_is_what_the_env_does(env_pages: ModuleType, name: str, tmp_path: Path) -> None:
     page = (DOCS / "envs" / f"{name}.md").read_text()

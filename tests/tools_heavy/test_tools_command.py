@@ -99,6 +99,13 @@ def test_try_reads_dicom_npy_and_nifti(tmp_path: Path) -> None:
     assert "CT" in done.stdout
 
 
+def test_try_says_which_frame_of_several_is_shown(tmp_path: Path) -> None:
+    several = pydicom.data.get_testdata_file("emri_small.dcm", download=False)
+    done = medvista("try", "dicom_info", "--image", several, "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"--image {several}: frame 0 of 10 is shown\n")
+    assert json.loads(done.stdout)["images"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -112,6 +119,14 @@ def test_try_reads_dicom_npy_and_nifti(tmp_path: Path) -> None:
         (("try", "failing:Slow", "--image", "x.png", "--timeout", "0.5"), 1, "timed_out"),
         (("try", "failing:Needs", "--image", "x.png"), 2, "not_installed"),
         (("try", "failing:Nothing", "--image", "x.png"), 2, "no subclass"),
+        (("try", "failing:NoRun", "--image", "x.png"), 2, "has no run: write that method"),
+        (("try", "__main__:Hi", "--image", "x.png"), 2, "into a module that workers can import"),
+        (("try", "zoom", "--image", ""), 2, "--image: an empty name"),
+        (("try", "zoom", "--image", "failing.py"), 2, "none of the formats that are read: PNG, JPEG, TIFF, BMP, .npy"),
+        (("try", "zoom", "--image", "x.png", "--out", "o.jpg"), 2, "--out o.jpg: what is written is a PNG"),
+        (("try", "zoom", "--image", "x.png", "--timeout", "-1"), 2, "--timeout -1: a number of seconds above 0"),
+        (("try", "zoom", "--image", "x.png", "--timeout", "nan"), 2, "--timeout nan: a number of seconds above 0"),
+        (("try", "failing:Slow", "--image", "x.png", "--timeout", "0.01"), 1, "no result within 0.01 s"),
         (("prepare", "zoom"), 2, "needs no preparing"),
         (("no_such_command",), 2, "No such command"),
     ],
@@ -126,6 +141,8 @@ def test_errors_are_one_line_with_an_exit_code(
         "    name, description, parameters = 'fails', 'Fails.', {'type': 'object'}\n"
         "    def run(self, arguments, context):\n"
         "        raise ValueError('boom')\n"
+        "class NoRun(Tool):\n"
+        "    name, description, parameters = 'no_run', 'Lacks run.', {'type': 'object'}\n"
         "class Slow(Fails):\n"
         "    def run(self, arguments, context):\n"
         "        time.sleep(60)\n"
@@ -139,3 +156,4 @@ def test_errors_are_one_line_with_an_exit_code(
     assert len(errors) == 1, done.stderr
     assert message in errors[0]
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("o.*"))

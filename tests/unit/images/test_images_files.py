@@ -210,3 +210,27 @@ def test_random_bytes_are_an_image_error(data, mime):
     for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY\x01\x00"):
         with pytest.raises(ImageError):
             decode(start + data, mime)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.webp", save(Image.fromarray(PIXELS), "WEBP")),
+        ("a.png.gz", b"\x1f\x8b\x08\0" + bytes(200)),
+        ("a.dcm", bytes(200)),
+        ("empty", b""),
+    ],
+)
+def test_another_format_is_told_which_are_read(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=f"{name} is in none of the formats that are read: PNG, JPEG, .*DICOM.*NIfTI"):
+        read_image_file(path)
+    with pytest.raises(ImageError, match=r"no DICOM file meta information \(DICM at byte 128\)$"):
+        read_dicom(path)
+
+
+@pytest.mark.parametrize("name", ["rtplan.dcm", "waveform_ecg.dcm"])
+def test_dicom_without_pixels_holds_no_image(name):
+    with pytest.raises(ImageError, match=f"{name} holds no image: it has no pixel data"):
+        read_image_file(Path(get_testdata_file(name)))
