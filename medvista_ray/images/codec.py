@@ -105,7 +105,10 @@ def decode_npy_array(data: bytes, *, num_axes: int, max_values: int) -> np.ndarr
         raise ImageError("not a readable npy array: its header is not one that NumPy writes for plain numbers")
     dtype, shape = header[1].decode("latin-1"), tuple(int(side) for side in header[3].replace(b",", b" ").split())
     if len(shape) != num_axes or header[2] == b"True" or dtype not in _VALUE_DTYPES:
-        raise ImageError(f"stored values are int16 or float32 {_AXES[num_axes]} in C order, got {dtype} {shape}")
+        raise ImageError(
+            f"stored values are int16 or float32 {_AXES[num_axes]} in C order, got {dtype} {shape}: "
+            "save array.astype('<f4')"
+        )
     num_values = math.prod(shape)
     if not 1 <= num_values <= max_values:
         raise ImageError(f"{' x '.join(map(str, shape[::-1]))} pixels are not between 1 and the cap of {max_values}")
