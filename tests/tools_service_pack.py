@@ -10,6 +10,11 @@ from medvista_ray.errors import MissingPackageError, ToolArgumentError
 from medvista_ray.tools.base import Picture, ServiceTool, Tool, ToolCost, ToolOutput
 
 ANYTHING = {"type": "object"}
+PIXELS = np.zeros((4, 4, 3), np.uint8)
+BAD_IMAGES = {
+    "list_mask": (Picture(pixels=PIXELS, parent=0, mask=[[True]]),),
+    "no_parent": (Picture(pixels=PIXELS, parent=None),),
+}
 
 
 class Counts(ServiceTool):
@@ -37,7 +42,9 @@ class Counts(ServiceTool):
             raise ValueError("boom")
         if arguments.get("nonsense"):
             return ToolArgumentError("nonsense")
-        images = ()
+        if "variables" in arguments:
+            return ToolOutput(text=",".join(str(os.environ.get(name)) for name in arguments["variables"]))
+        images = BAD_IMAGES.get(arguments.get("bad"), ())
         if "image" in arguments:
             image = call.context.image(arguments["image"])
             pixels = 255 - image.pixels()
@@ -71,13 +78,16 @@ class NeverStarts(ServiceTool):
 
 class SlowStart(ServiceTool):
     name = "slow_start"
-    description = "Takes its time to load."
+    description = "Takes its time to load, then opens images."
     parameters = ANYTHING
 
     def warm_up(self):
         time.sleep(1.0)
 
     def run_batch(self, calls):
+        for call in calls:
+            for index in call.arguments.get("images", ()):
+                call.context.image(index).pixels()
         return [ToolOutput(text="loaded") for _ in calls]
 
 

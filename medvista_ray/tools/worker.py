@@ -94,6 +94,8 @@ class Worker:
     def _run(self, call: Call) -> Execution:
         if call.tool in self._unusable:
             return self._unusable[call.tool]
+        if call.tool not in self._tools:
+            return failed(ToolFailure.FAILED, f"this worker has no tool {call.tool!r}")
         service_call = self._open(call)
         return execute(self._tools[call.tool], service_call.arguments, service_call.context)
 

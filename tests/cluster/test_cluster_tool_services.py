@@ -20,7 +20,7 @@ pytest.importorskip("ray")
 import ray
 from service_env import SPEC
 from small_runs import make_small_config, make_small_tasks
-from tools_service_pack import Counts
+from tools_service_pack import Counts, SlowStart
 
 from medvista_ray.assembly import RunPaths, Runtime
 from medvista_ray.cluster.tool_services import RemoteToolService, ToolServiceActor
@@ -47,24 +47,25 @@ VALUES = np.random.default_rng(1).integers(-900, 900, (30, 20)).astype(np.int16)
 class World:
     """One service, its executor, and what a test wants to know of it."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, spec: str = SPEC) -> None:
         self.kind = kind
+        self.tool = Counts.name
         self.actor: Any = None
         self.service: Any
         if kind == "local":
-            self.service = ToolService(SPEC, limit_s=LIMIT_S)
+            self.service = ToolService(spec, limit_s=LIMIT_S)
         else:
             self.actor = (
                 ray.remote(ToolServiceActor)
                 .options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
-                .remote(SPEC, limit_s=LIMIT_S, num_threads=1)
+                .remote(spec, limit_s=LIMIT_S, num_threads=1)
             )
             self.service = RemoteToolService(self.actor)
 
     async def call(self, *, timeout_s: float = LIMIT_S, shelf: ImageShelf | None = None, **arguments: Any) -> Execution:
         shelf = shelf or make_shelf()
         request = Request(
-            tool=Counts.name,
+            tool=self.tool,
             arguments=json.dumps(arguments),
             records=shelf.records,
             load=shelf.load,
@@ -200,6 +201,18 @@ async def test_a_dead_or_frozen_actor_comes_back(ray_here: None) -> None:
         assert time.monotonic() - started < 20
         assert numbers_of(await world.call())[0] not in (first, again[0])
         await wait_until(lambda: not is_running(home.record.pid))
+    finally:
+        await world.close()
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+async def test_loading_counts_towards_no_deadline_when_images_come_one_by_one(kind: str, ray_here: None) -> None:
+    world = World(kind, "tools_service_pack:SlowStart")
+    try:
+        world.tool = SlowStart.name
+        execution = await world.call(timeout_s=0.9, images=[1, 0])  # loading takes 1 s, at least
+        assert execution.failure is None, execution.error
+        assert execution.output.text == "loaded"
     finally:
         await world.close()
 

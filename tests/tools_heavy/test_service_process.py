@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -98,8 +99,8 @@ def test_a_hung_batch_times_out_and_its_process_is_killed():
 def test_a_short_budget_ends_the_call_and_not_the_process(service):
     pid = text_of(run(service))[0]
     with ThreadPoolExecutor(2) as threads:
-        patient = threads.submit(run, service, sleep_s=0.4)
-        time.sleep(0.1)
+        patient = threads.submit(run, service, sleep_s=1.5)
+        time.sleep(0.2)
         hurried = threads.submit(run, service, timeout_s=0.05)  # waits behind the other one
         assert hurried.result().failure is ToolFailure.TIMED_OUT
         assert not patient.done()
@@ -117,13 +118,29 @@ def test_loading_counts_towards_no_deadline_and_has_its_own():
         execution = run(never, tool="never_starts", timeout_s=0.5)
         assert execution.failure is ToolFailure.FAILED
         assert "did not start" in execution.error
-        started = time.monotonic()
+        assert "never_starts" in execution.error
         assert run(never, tool="never_starts").failure is ToolFailure.FAILED
-        assert time.monotonic() - started < 0.4  # right after, nobody waits for another start
+        assert never.health().num_restarts == 0  # right after, nobody waits for another start
         assert never.health().pid is None
+        never._no_start_before_s = 0.0
+        assert run(never, tool="never_starts").failure is ToolFailure.FAILED
+        assert never.health().num_restarts == 1
+        assert never._no_start_before_s > time.monotonic() + 7  # the pause is twice as long
     finally:
         slow.close()
         never.close()
+
+
+def test_the_budget_of_an_episode_ends_the_wait_for_a_start():
+    service = ToolService(f"{PACK}:NeverStarts", limit_s=60)
+    try:
+        request = replace(make_request("never_starts", 60, {}), expires_s=time.monotonic() + 0.5)
+        with ThreadPoolExecutor(2) as threads:  # one starts the process, the other waits in the queue
+            executions = list(threads.map(service.call_sync, [request] * 2))
+        assert {execution.failure for execution in executions} == {ToolFailure.TIMED_OUT}
+        assert service.health().state is ServiceState.STARTING  # for others
+    finally:
+        service.close()
 
 
 async def test_the_event_loop_goes_on_and_close_answers_what_waits():

@@ -1,7 +1,9 @@
 import json
+import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from test_tools_runner import is_running
@@ -92,6 +94,29 @@ def test_one_bad_call_does_not_fail_its_neighbours(service):
     assert "boom" in executions[0].error
 
 
+def test_an_output_that_cannot_be_sent_is_its_own_calls_fault(service):
+    pid = text_of(run(service))[0]
+    executions = run_together(service, {"bad": "list_mask"}, {}, {"bad": "no_parent"})
+    assert [execution.failure for execution in executions] == [ToolFailure.FAILED, None, ToolFailure.FAILED]
+    assert text_of(executions[1])[::3] == [pid, 0]  # the same process, in its first attempt
+
+
+def test_the_number_of_threads_reaches_the_numeric_libraries():
+    service = ToolService(f"{PACK}:Counts", limit_s=5.0, num_threads=3)
+    try:
+        names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+        assert run(service, timeout_s=5.0, variables=names).output.text == "3,3,3"
+    finally:
+        service.close()
+
+
+def test_one_bad_batch_ends_nothing_else(service):
+    good = Request(tool="counts", arguments="{}", records=(), load=None, key=KEY, timeout_s=3.0)
+    for bad in (replace(good, key=None), replace(good, records=(object(),)), replace(good, arguments="{")):
+        assert service.call_sync(bad).failure is ToolFailure.FAILED
+        assert service.call_sync(good).failure is None
+
+
 def test_a_missing_package_is_typed_and_names_the_extra():
     runner = make_tool_runner([f"{PACK}:NotThere"], timeout_s=5)
     try:
@@ -123,8 +148,10 @@ def test_a_lent_service_stays_open():
 
 
 # --- the queue
-def pending(*, at=0.0, deadline=10.0, attempt=0):
-    request = Request(tool="counts", arguments="{}", records=(), load=bytes, key=KEY, timeout_s=deadline - at)
+def pending(*, at=0.0, deadline=10.0, attempt=0, expires=math.inf):
+    request = Request(
+        tool="counts", arguments="{}", records=(), load=bytes, key=KEY, timeout_s=deadline - at, expires_s=expires
+    )
     return PendingCall(request=request, submitted_s=at, deadline_s=deadline, attempt=attempt)
 
 
@@ -167,6 +194,17 @@ def test_clocks_stand_still_while_the_service_starts():
     assert not queue.put(early)
     assert not queue.put_back([early])
     assert queue.take(1, wait_s=0.0) == []
+
+
+def test_a_clock_stands_still_until_the_episode_is_over():
+    call = pending(at=0.0, deadline=10.0, expires=12.0)
+    call.pause_since(1.0, 2.0)
+    assert call.deadline_s == 11.0
+    call.pause_since(2.0, 60.0)
+    assert call.deadline_s == 12.0
+    late = pending(at=5.0, deadline=6.0)
+    late.pause_since(1.0, 4.0)  # it came after the pause
+    assert late.deadline_s == 6.0
 
 
 def test_counters_say_what_happened():
