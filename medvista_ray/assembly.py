@@ -25,6 +25,7 @@ from medvista_ray.rollout.probe import NUM_SEQUENCES, max_logprob_difference, sa
 from medvista_ray.rollout.shard import EnvShard
 from medvista_ray.tools.registry import service_specs
 from medvista_ray.tools.runner import ToolExecutor, make_services
+from medvista_ray.tools.service import ToolService
 from medvista_ray.types.delivery import ProbeReport
 from medvista_ray.types.protocols import BlobStore, PolicyClient, TaskSource
 from medvista_ray.types.protocols import ReplayBuffer as AsyncReplayBuffer
@@ -146,7 +147,7 @@ def find_services(config: RunConfig) -> dict[str, str]:
     return service_specs(tool_specs_of(config.env))
 
 
-def make_local_services(config: RunConfig) -> dict[str, ToolExecutor]:
+def make_local_services(config: RunConfig) -> dict[str, ToolService]:
     """Make the tool services of one process; to be closed."""
     specs = tuple(find_services(config).values())
     return make_services(specs, timeout_s=config.env.tool_timeout_s, num_threads=config.env.service_threads)

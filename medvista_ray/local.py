@@ -106,12 +106,20 @@ async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> 
         services=services,
         live=live,
     )
+
+    async def read_tools() -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, service in services.items():
+            metrics |= service.metrics().named(name)
+        return metrics
+
     parts = DriverParts(
         env_pool=LocalEnvPool(shard, num_slots=num_slots),
         engines=engines,
         buffer=buffer,
         learner=learner,
         blobs=blobs,
+        read_tools=read_tools,
     )
     probe, probe_envs = make_probe(config, parts=parts, tasks=tasks, services=services, live=live)
 

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from medvista_ray.cluster.faults import answer_of, life_of
 from medvista_ray.cluster.learner_group import RankHandle, RemoteLearnerGroup
 from medvista_ray.cluster.plan import check_placement, make_plan, total_of
 from medvista_ray.cluster.stores import RemoteBlobStore, RemoteReplayBuffer
-from medvista_ray.cluster.tool_services import RemoteToolService, ToolServiceActor
+from medvista_ray.cluster.tool_services import RemoteToolService, ToolServiceActor, read_service_metrics
 from medvista_ray.config.schema import RunConfig
 from medvista_ray.driver.parts import DriverParts
 from medvista_ray.errors import (
@@ -142,6 +143,7 @@ class Launcher:
             buffer=RemoteReplayBuffer(self._buffer),
             learner=learner,
             blobs=RemoteBlobStore(self._blobs, cache_bytes=self.config.rollout.blob_cache_mb * MIB),
+            read_tools=partial(read_service_metrics, self.services),
         )
 
     # --- the actors

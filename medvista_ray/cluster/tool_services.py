@@ -43,6 +43,7 @@ _START_S = 120.0  # until an actor that Ray restarts answers again
 _SILENT_S = 5.0  # beyond the longest time of a call, until an actor that answers nothing counts as frozen
 _LOOK_S = 0.2
 _PULSE_S = 1.0  # between two questions whether the actor lives
+_METRICS_S = 2.0  # for an actor to tell its metrics; a train step does not wait longer
 _REMEMBERED = 4096  # digests that the actor may still have
 _DIED = "the service of the tool died"
 _log = logging.getLogger(__name__)
@@ -118,6 +119,23 @@ class ToolServiceActor:
     async def close(self) -> None:
         """End the process with the weights."""
         await asyncio.to_thread(self._service.close)
+
+
+async def read_service_metrics(actors: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of services by name of tool; what does not answer is left out of them."""
+
+    async def read(actor: Any) -> ServiceMetrics | None:
+        try:
+            async with asyncio.timeout(_METRICS_S):
+                metrics: ServiceMetrics = await actor.metrics.remote()
+                return metrics
+        except (TimeoutError, RayError) as error:
+            _log.warning("a tool service does not tell its metrics: %s", error)
+            return None
+
+    answers = await asyncio.gather(*(read(actor) for actor in actors.values()))
+    found = zip(actors, answers, strict=True)
+    return {key: value for name, metrics in found if metrics for key, value in metrics.named(name).items()}
 
 
 class RemoteToolService:

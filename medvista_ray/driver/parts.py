@@ -14,6 +14,7 @@ from medvista_ray.types.trajectories import TrajectoryGroup
 
 Clock = Callable[[], float]  # monotonic seconds
 Probe = Callable[[int], Awaitable[ProbeReport]]  # policy version, which all engines have loaded
+ReadTools = Callable[[], Awaitable[Mapping[str, float]]]  # metrics of the tool services, by key
 Sink = Callable[[TrajectoryGroup], Awaitable[None]]  # keeps one group in the run directory
 
 
@@ -29,15 +30,21 @@ class DriverConfig:
     seed: int
 
 
+async def no_tools() -> Mapping[str, float]:
+    """Return the metrics of a run without tool services."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverParts:
-    """The five protocols that the loops see. The driver closes none of them."""
+    """The five protocols that the loops see, and what the tool services tell. The driver closes none of them."""
 
     env_pool: EnvPool
     engines: Engines
     buffer: ReplayBuffer
     learner: LearnerGroup
     blobs: BlobStore
+    read_tools: ReadTools = no_tools
 
 
 class RunEnd(StrEnum):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
+from types import MappingProxyType
 
 from medvista_ray.types.delivery import (
     END_STATES,
@@ -130,8 +131,10 @@ class Telemetry:
         for key, value in receipt.metrics.items():
             window.metrics.setdefault(key, []).append(value)
 
-    def on_step(self, report: TrainReport, status: BufferStatus) -> None:
-        """Write the metrics of one train step; `status` is the ledger after its publish."""
+    def on_step(
+        self, report: TrainReport, status: BufferStatus, *, tools: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Write the metrics of one train step; `status` is the ledger after its publish, `tools` what services tell."""
         self.count("buffer/staleness/sum", sum(report.staleness))
         self.count("buffer/trained/groups", len(report.staleness))
         for staleness in report.staleness:
@@ -148,6 +151,7 @@ class Telemetry:
             metrics["learner/logprob_diff/max"] = report.max_abs_logprob_diff
             self.keep_max("learner/logprob_diff/max", report.max_abs_logprob_diff)
         metrics |= report.metrics
+        metrics |= tools
         self._window = _Window(start_s=self._clock())
         self._write(report.train_from_version + 1, metrics)
 

@@ -79,5 +79,6 @@ class TrainLoop:
         self._state.made_progress(self._clock())
 
     async def _border(self, report: TrainReport) -> None:
-        self._telemetry.on_step(report, await self._parts.buffer.status())
+        tools = await self._parts.read_tools()
+        self._telemetry.on_step(report, await self._parts.buffer.status(), tools=tools)
         await self._at_border()

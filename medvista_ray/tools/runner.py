@@ -192,7 +192,7 @@ def make_tool_runner(
     return ToolRunner(tools, timeout_s=timeout_s, executors=executors, lent=services or ())
 
 
-def make_services(specs: Sequence[str], *, timeout_s: float, num_threads: int = 1) -> dict[str, ToolExecutor]:
+def make_services(specs: Sequence[str], *, timeout_s: float, num_threads: int = 1) -> dict[str, ToolService]:
     """Make the services among the tools, by the names that calls use; each starts its process with its first call."""
     return {
         name: ToolService(spec, limit_s=timeout_s, num_threads=num_threads)

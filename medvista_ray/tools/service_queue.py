@@ -122,6 +122,19 @@ class ServiceMetrics:
     num_restarts: int
     failures: Mapping[str, int]  # kind -> calls
 
+    def named(self, tool: str) -> dict[str, float]:
+        """Return it as metrics of a run, `tools/<name>_<what>/<unit>`."""
+        values = {
+            "calls/count": self.num_calls,
+            "failures/count": sum(self.failures.values()),
+            "batch_size/mean": self.mean_batch,
+            "queue_depth/calls": self.queue_depth,
+            "latency_s/p50": self.latency_p50_s,
+            "latency_s/p90": self.latency_p90_s,
+            "restarts/count": self.num_restarts,
+        }
+        return {f"tools/{tool}_{key}": float(value) for key, value in values.items()}
+
 
 class ServiceCounters:
     """Counts calls and batches. Safe between threads."""

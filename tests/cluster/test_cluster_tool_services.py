@@ -231,6 +231,7 @@ async def test_the_shards_of_a_run_share_one_service(
     runtime = await start(config, paths, tasks)
     try:
         groups = await run_groups(runtime, tasks, count=4, group_size=config.rollout.group_size)
+        metrics = await runtime.parts.read_tools()
     finally:
         await runtime.close()
     breakdowns = [member.reward_breakdown for group in groups for member in group.live]
@@ -238,6 +239,10 @@ async def test_the_shards_of_a_run_share_one_service(
     (pid,) = {int(breakdown["pid"]) for breakdown in breakdowns}  # one process for all shards
     assert max(breakdown["batch"] for breakdown in breakdowns) > 1
     await wait_until(lambda: not is_running(pid))
+    assert metrics["tools/counts_calls/count"] >= 16
+    assert metrics["tools/counts_batch_size/mean"] > 1
+    assert metrics["tools/counts_restarts/count"] == 0
+    assert metrics["tools/counts_latency_s/p90"] > 0
     services = [actor.pid for actor in runtime.actors if actor.name == "ToolServiceActor"]
     assert len(services) == (0 if kind == "local" else 1)
     await wait_until(lambda: not any(map(is_running, services)))

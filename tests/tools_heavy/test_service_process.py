@@ -103,6 +103,8 @@ def test_a_short_budget_ends_the_call_and_not_the_process(service):
         time.sleep(0.2)
         hurried = threads.submit(run, service, timeout_s=0.05)  # waits behind the other one
         assert hurried.result().failure is ToolFailure.TIMED_OUT
+        late = replace(make_request("counts", 3.0, {}), expires_s=time.monotonic() + 0.05)
+        assert threads.submit(service.call_sync, late).result().failure is ToolFailure.TIMED_OUT
         assert not patient.done()
     assert text_of(patient.result())[0] == pid == text_of(run(service))[0]
     assert run(service, timeout_s=-1.0).failure is ToolFailure.TIMED_OUT

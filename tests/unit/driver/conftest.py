@@ -79,6 +79,9 @@ class World:
     async def _sink(self, group: TrajectoryGroup) -> None:
         self.recorded.append(group)
 
+    async def _read_tools(self) -> dict[str, float]:
+        return {"tools/segment_calls/count": 1.0}
+
     def make_driver(self) -> Driver:
         return Driver(
             config=self.config,
@@ -88,6 +91,7 @@ class World:
                 buffer=self.buffer,
                 learner=self.learner,
                 blobs=self.blobs,
+                read_tools=self._read_tools,
             ),
             tasks=self.tasks,
             telemetry=self.telemetry,

@@ -60,6 +60,7 @@ async def test_metrics_of_every_step_are_written(make_world: MakeWorld) -> None:
     assert world.metrics[1]["rollout/reward/mean"] == 0.5
     assert world.metrics[1]["learner/reward/mean"] == 0.5
     assert world.metrics[6]["buffer/consumed/groups"] == 12
+    assert world.metrics[6]["tools/segment_calls/count"] == 1.0
     assert all(len(key.split("/")) == 3 for key in world.metrics[6])
 
 

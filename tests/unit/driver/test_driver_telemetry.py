@@ -68,11 +68,13 @@ def test_a_step_has_the_rewards_since_the_one_before() -> None:
     telemetry = Telemetry(write=written.__setitem__, clock=ManualClock())
     telemetry.on_receipt(make_receipt(make_group(rewards=(1.0, 0.0)), CommitResult.ACCEPTED))
     telemetry.on_receipt(make_receipt(make_group(rewards=(1.0, 1.0)), CommitResult.ACCEPTED))
-    telemetry.on_step(make_report(0, (0,), metrics={"learner/loss/mean": 0.25}), make_status())
+    tools = {"tools/segment_restarts/count": 1.0}
+    telemetry.on_step(make_report(0, (0,), metrics={"learner/loss/mean": 0.25}), make_status(), tools=tools)
     telemetry.on_step(make_report(1, (0,)), make_status())
     assert written[1]["rollout/reward/mean"] == 0.75
     assert written[1]["rollout/equal_rewards/share"] == 0.5
     assert written[1]["learner/loss/mean"] == 0.25
+    assert written[1]["tools/segment_restarts/count"] == 1.0
     assert "rollout/reward/mean" not in written[2]
 
 
