@@ -7,8 +7,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from medvista_ray.data.packages import find_package
-from medvista_ray.downloads.packages import prepare_package
+from medvista_ray.data.packages import locate_fetched, prepare_embedded
 from medvista_ray.images.codec import make_ref
 from medvista_ray.images.files import read_image_file
 from medvista_ray.images.store import MemoryBlobCache
@@ -42,7 +41,8 @@ def count_matches(found, wanted):
 
 
 def test_nuclei_of_dsb2018():
-    folder = prepare_package(find_package("stardist")) / "stardist/data/images"
+    prepare_embedded()
+    folder = locate_fetched("stardist", "stardist/data/images/img2d.tif").parent
     labels = np.asarray(Image.open(folder / "mask2d.tif"))
     wanted = []
     for number in np.unique(labels)[1:]:
