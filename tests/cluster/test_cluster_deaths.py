@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from small_runs import make_small_config, make_small_tasks
@@ -34,8 +35,10 @@ class Notes(Telemetry):
         super().__init__()
         self.trained: dict[int, tuple[str, ...]] = {}
 
-    def on_step(self, report: TrainReport, status: BufferStatus) -> None:
-        super().on_step(report, status)
+    def on_step(
+        self, report: TrainReport, status: BufferStatus, *, tools: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        super().on_step(report, status, tools=tools)
         self.trained[report.train_from_version + 1] = report.group_ids
 
 
