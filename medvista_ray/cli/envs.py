@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,14 +99,14 @@ def _load(
     from medvista_ray.config.load import load_config
     from medvista_ray.data.sources import make_task_source
 
-    if config_file is None and not overrides and hasattr(env_class, "make_default_config"):
-        config = replace(env_class.make_default_config(), target=target)
-        return config, env_class.make_default_tasks()
-    paths = [] if config_file is None else [config_file]
-    words = [*overrides, f"env.target={target}"]
-    if config_file is None and not any(word.startswith("data.source=") for word in words):
+    has_defaults = config_file is None and hasattr(env_class, "make_default_config")
+    words = [*(_words_of(env_class.make_default_config()) if has_defaults else ()), *overrides, f"env.target={target}"]
+    names_data = any(word.startswith("data.") for word in overrides)
+    if config_file is None and not names_data:
         words.append("data.source=pocket")
-    run = load_config(paths, words)
+    run = load_config([] if config_file is None else [config_file], words)
+    if has_defaults and not names_data:
+        return run.env, env_class.make_default_tasks()
     data = run.data
     tasks = make_task_source(
         data.source,
@@ -117,6 +117,18 @@ def _load(
         seed=run.seed,
     )
     return run.env, tasks
+
+
+def _words_of(config: EnvConfig) -> list[str]:
+    """Write what a config says otherwise than the defaults as key=value, for later words to override."""
+    from medvista_ray.config.schema import EnvConfig
+
+    words = []
+    for field in fields(EnvConfig):
+        value = getattr(config, field.name)
+        if value != getattr(EnvConfig(), field.name):
+            words.append(f"env.{field.name}={json.dumps(list(value) if isinstance(value, tuple) else value)}")
+    return words
 
 
 def _resolve(target: str) -> str:
