@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medvista_ray.assembly import (
@@ -30,6 +31,7 @@ from medvista_ray.driver.parts import DriverParts
 from medvista_ray.images.store import FolderBlobStore, LocalBlobStore
 from medvista_ray.rollout.group import EpisodeCount
 from medvista_ray.rollout.shard import EnvShard
+from medvista_ray.tools.service import ToolService
 from medvista_ray.types.delivery import GroupWork, Receipt
 from medvista_ray.types.protocols import EngineSet, TaskSource
 
@@ -78,6 +80,11 @@ def _make_rank_in_its_thread(config: RunConfig) -> LearnerRank:
     return make_learner_rank(config)
 
 
+async def _read_tools(services: Mapping[str, ToolService]) -> dict[str, float]:
+    """Return what the tool services of this process have done, by metric."""
+    return {key: value for name, service in services.items() for key, value in service.metrics().named(name).items()}
+
+
 async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> Runtime:
     """Wire a run in this process; call it inside the event loop that will drive the run."""
     from medvista_ray.inference.local_engines import LocalEngines
@@ -107,19 +114,13 @@ async def start_local(config: RunConfig, paths: RunPaths, tasks: TaskSource) -> 
         live=live,
     )
 
-    async def read_tools() -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for name, service in services.items():
-            metrics |= service.metrics().named(name)
-        return metrics
-
     parts = DriverParts(
         env_pool=LocalEnvPool(shard, num_slots=num_slots),
         engines=engines,
         buffer=buffer,
         learner=learner,
         blobs=blobs,
-        read_tools=read_tools,
+        read_tools=lambda: _read_tools(services),
     )
     probe, probe_envs = make_probe(config, parts=parts, tasks=tasks, services=services, live=live)
 

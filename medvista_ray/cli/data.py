@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -115,7 +116,6 @@ def prepare(
     Example: medvista data prepare vqa_rad --from downloads/vqa_rad --out my_vqa_rad
     """
     from medvista_ray.data.embedded import SOURCE as EMBEDDED
-    from medvista_ray.data.overview import list_data_sets
     from medvista_ray.data.prepare import PrepareSettings
     from medvista_ray.data.prepare import prepare as run
     from medvista_ray.data.public.catalog import PUBLIC_SETS, prepared_folder
@@ -125,10 +125,7 @@ def prepare(
         _refuse_options(ctx, name, all_but=("name", "debian", "as_json"))
         _prepare_embedded(debian=debian, as_json=as_json)
         return
-    if name not in PUBLIC_SETS:
-        ready = [each.name for each in list_data_sets() if each.kind == "drawn"]
-        why = "needs no preparation" if name in ready else f"is none of {', '.join([*PUBLIC_SETS, EMBEDDED])}"
-        raise ConfigError(f"data prepare: {name!r} {why}")
+    _check_public(name)
     _refuse_options(ctx, name, these=("debian",) if name == "slake" else ("debian", "with_boxes"))
     if source is None:
         raise PUBLIC_SETS[name].refuse("--from FOLDER is missing")
@@ -142,18 +139,28 @@ def prepare(
     )
     folder = out or prepared_folder(name)
     with Reporter().bar(f"prepare {name}") as advance:
-        prepared = run(
-            name,
-            source,
-            folder,
-            settings=settings,
-            fresh=fresh,
-            report=lambda done, total: advance(done, total or done, ""),
-        )
+        report = partial(_report_rows, advance)
+        prepared = run(name, source, folder, settings=settings, fresh=fresh, report=report)
     if as_json:
         typer.echo(json.dumps({**asdict(prepared), "out": str(folder)}, indent=2))
         return
     _print_prepared(prepared, folder, is_named=out is None)
+
+
+def _report_rows(advance: Callable[[int, int, str], None], done: int, total: int | None) -> None:
+    advance(done, total or done, "")
+
+
+def _check_public(name: str) -> None:
+    """Refuse what is no public data set, and say what it is instead."""
+    from medvista_ray.data.embedded import SOURCE as EMBEDDED
+    from medvista_ray.data.overview import list_data_sets
+    from medvista_ray.data.public.catalog import PUBLIC_SETS
+
+    if name not in PUBLIC_SETS:
+        ready = [each.name for each in list_data_sets() if each.kind == "drawn"]
+        why = "needs no preparation" if name in ready else f"is none of {', '.join([*PUBLIC_SETS, EMBEDDED])}"
+        raise ConfigError(f"data prepare: {name!r} {why}")
 
 
 def _refuse_options(ctx: typer.Context, name: str, *, these: Iterable[str] = (), all_but: Iterable[str] = ()) -> None:
