@@ -19,7 +19,7 @@ from medvista_ray.envs.check_play import Subject, play
 from medvista_ray.envs.check_tools import example_arguments
 from medvista_ray.envs.medical_vqa import MedicalVQAEnv
 from medvista_ray.tools.base import Tool
-from medvista_ray.tools.registry import load_tools
+from medvista_ray.tools.registry import BUILTIN_TOOLS, load_tools
 
 TASKS = make_task_source("pocket", "train", families=(), weights=(), num_tasks=8, seed=0)
 TOOLS = ("zoom", "window_level")
@@ -233,8 +233,12 @@ def test_each_tool_is_called_in_an_episode_of_its_own():
 def test_example_arguments_fit_every_schema():
     from jsonschema import Draft202012Validator
 
-    for tool in load_tools(("zoom", "window_level", "measure", "flip_rotate")).values():
-        Draft202012Validator(dict(tool.parameters)).validate(example_arguments(tool.parameters))
+    tools = load_tools(tuple(BUILTIN_TOOLS))
+    assert list(tools) == list(BUILTIN_TOOLS)
+    for name, tool in tools.items():
+        arguments = example_arguments(tool.parameters)
+        problems = [error.message for error in Draft202012Validator(dict(tool.parameters)).iter_errors(arguments)]
+        assert problems == [], (name, arguments)
 
 
 @pytest.mark.parametrize("name", ["MedicalVQA", "Grounding", "InteractiveSegmentation"])

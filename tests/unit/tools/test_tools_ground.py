@@ -77,7 +77,10 @@ def test_nothing_stands_out_of_nothing(shape):
 def test_noise_and_tiny_images_do_not_break_it():
     rng = np.random.default_rng(0)
     for shape in ((2, 2), (5, 40), (64, 64), (1, 9)):
-        propose(rng.integers(0, 256, shape).astype(np.uint8), min_size=2)
+        text, boxes, images = propose(rng.integers(0, 256, shape).astype(np.uint8), min_size=2)
+        assert text
+        assert len(images) == bool(boxes)
+        assert all(0 <= x0 < x1 <= 1000 and 0 <= y0 < y1 <= 1000 for x0, y0, x1, y1 in boxes), shape
 
 
 def test_boxes_of_a_large_image_are_in_its_own_coordinates():
